@@ -1,0 +1,84 @@
+# `make` alone lists the targets. Everything lives in .venv; nothing outside this folder is touched.
+PYTHON   ?= python3
+DEMO     ?=
+TESTS    ?= tests
+VENV     := .venv
+BIN      := $(VENV)/bin
+PIP      := $(BIN)/python -m pip --disable-pip-version-check
+PROTOS   := .venv-protos
+OUTCOMES := build/pair/outcomes
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check lint types imports protos proto models results
+.DELETE_ON_ERROR:
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(VENV)/test.stamp ## Install everything that development needs, torch included
+
+run: $(VENV)/run.stamp ## Install what serving needs, start the stack and print the demo's table
+	$(BIN)/headgate demo $(DEMO)
+
+test: check ## Run the checks, then every test
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(CI),--no-skips) $(TESTS)
+
+check: lint types imports protos ## Run lint, types, imports and protos
+
+lint: $(VENV)/test.stamp ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test.stamp ## Check types, strictly
+	$(BIN)/mypy router services
+
+imports: $(VENV)/test.stamp ## Check who may import whom
+	$(BIN)/lint-imports
+
+protos: $(VENV)/test.stamp $(PROTOS)/protos.stamp ## Check the protos, their compatibility and the committed stubs
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code --path protos/headgate
+	mkdir -p build
+	$(BIN)/buf build --output build/protos.binpb
+	$(BIN)/buf breaking build/protos.binpb --against protos/released.binpb
+	rm -rf build/protos && cp -R protos build/protos
+	PROTO_VENV=$(abspath $(PROTOS)) build/protos/generate.sh
+	diff -r --exclude=__pycache__ protos build/protos
+
+proto: $(PROTOS)/protos.stamp ## Regenerate the Python stubs
+	PROTO_VENV=$(abspath $(PROTOS)) protos/generate.sh
+
+models: $(VENV)/test.stamp ## Train the built-in pair, collect its outcomes, build the routing bundle
+	$(BIN)/python -m headgate.worker.backends.builtin.train all
+	$(BIN)/python -m headgate.router.offline train --reference large --seed 1 \
+	  --queries $(OUTCOMES)/queries.csv.gz --outcomes $(OUTCOMES)/outcomes.csv.gz --prices $(OUTCOMES)/prices.csv \
+	  --out services/headgate/gateway/bundles/builtin.bundle
+
+results: $(VENV)/test.stamp ## Measure the shipped pair and bundle, and write docs/reference/
+	$(BIN)/python -m tests.bench.results
+
+# The stamps: an install runs again only when the list that it follows has changed.
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit("Headgate needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/run.stamp: $(VENV)/python.stamp requirements/run.txt pyproject.toml
+	$(PIP) install --quiet --require-hashes --requirement requirements/run.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# torch is a step of its own, unhashed: which of its builds fits depends on the machine.
+$(VENV)/torch.stamp: $(VENV)/python.stamp
+	$(PIP) install --quiet torch==2.13.0
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp $(VENV)/torch.stamp requirements/test.txt
+	$(PIP) install --quiet --require-hashes --requirement requirements/test.txt
+	touch $@
+
+$(PROTOS)/protos.stamp: requirements/protos.txt
+	test -x $(PROTOS)/bin/python || $(PYTHON) -m venv $(PROTOS)
+	$(PROTOS)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement requirements/protos.txt
+	touch $@
