@@ -1,0 +1,301 @@
+"""The bundle: one checksummed artifact with everything a decision needs, bytes in and bytes out.
+
+    magic line · SHA-256 of the rest (32 bytes) · length of the manifest (8 bytes, big-endian) · manifest ·
+    parts
+
+The manifest is canonical JSON: schema versions, models with calibrators and costs, policy, certificates,
+where each part lies. Parts: the ONNX graph, the familiarity bits, and golden vectors, feature arrays
+(drawn, not taken from any text) with the output they must give on this machine. Equal contents give equal
+bytes. Paths are the caller's business.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headgate.router import features
+from headgate.router.calibrate import KINDS, Calibrator, apply_all
+from headgate.router.cost import CostModel, ModelCost
+from headgate.router.errors import BundleError, EstimateError
+from headgate.router.features import Batch, Familiarity
+from headgate.router.model import UncertaintyModel
+from headgate.router.policy import Policy
+from headgate.router.types import Certificate, Price
+
+FORMAT = 1
+_MAGIC = b"headgate bundle\n"
+_HEAD = len(_MAGIC) + 32 + 8
+_PARTS = ("graph", "familiarity", "golden_ngrams", "golden_surface", "golden_heads")
+_GOLDEN_TOLERANCE = 2e-3
+_SHOWN_DIGITS = 12
+
+_Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Feature arrays and the output they must give: (g, t) int32, (g, S) float32, (g, H + 1, M) float32."""
+
+    ngrams: NDArray[np.int32]
+    surface: NDArray[np.float32]
+    heads: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle. `calibrators` and `costs.models` stand in the order of `policy.models`."""
+
+    graph: bytes
+    calibrators: tuple[Calibrator, ...]
+    costs: CostModel
+    familiarity: Familiarity
+    policy: Policy
+    golden: Golden
+    certificates: tuple[Certificate, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made: seed, n, fingerprints. Shown, never used to decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What is expected of M models for n queries; every array is (n, M) but `out_of_distribution` (n,)."""
+
+    p_correct: _Array
+    spread: _Array
+    completion_tokens: _Array
+    relative_cost: _Array
+    out_of_distribution: _Array
+
+
+class Bundle:
+    """A loaded bundle, ready to estimate; safe to share between threads."""
+
+    def __init__(self, contents: Contents, digest: str, manifest: Mapping[str, Any]) -> None:
+        """Loads the graph and checks the golden vectors; BundleError if either fails. Use `load`."""
+        self.contents = contents
+        self.version = digest[:_SHOWN_DIGITS]
+        self.manifest = manifest
+        self.policy = contents.policy
+        self.costs = contents.costs
+        self.models = contents.policy.models
+        self.certificates = contents.certificates
+        self.default_risk_target = contents.policy.default_risk_target
+        self._model = _checked_model(contents)
+
+    @cached_property
+    def policy_version(self) -> str:
+        """Names everything that decides but the certificates."""
+        without = {key: value for key, value in self.manifest.items() if key not in ("certificates", "notes")}
+        return sha256(_canonical(without)).hexdigest()[:_SHOWN_DIGITS]
+
+    def estimate(self, batch: Batch, prompt_tokens: _Array) -> Estimates:
+        """Estimates for a batch.
+
+        `prompt_tokens` (n,) as `cost.estimate_tokens` counts. EstimateError if the model fails.
+        """
+        heads = self._model.run(batch)
+        ensemble = np.concatenate((heads.logits.mean(axis=1, keepdims=True), heads.logits), axis=1)
+        p = apply_all(self.contents.calibrators, ensemble)
+        p_correct, spread = p[:, 0], p[:, 1:].std(axis=1)
+        relative = self.costs.relative(prompt_tokens, heads.tokens)
+        unfamiliar = [self.contents.familiarity.unfamiliar(contexts) for contexts in batch.contexts]
+        return Estimates(p_correct, spread, heads.tokens, relative, np.array(unfamiliar))
+
+
+def dump(contents: Contents) -> bytes:
+    """The bytes of a bundle; equal contents give equal bytes."""
+    parts = dict(zip(_PARTS, _encode_parts(contents), strict=True))
+    manifest = _canonical(_manifest(contents, parts))
+    body = len(manifest).to_bytes(8, "big") + manifest + b"".join(parts.values())
+    return _MAGIC + sha256(body).digest() + body
+
+
+def load(data: bytes) -> Bundle:
+    """The bundle in `data`, everything checked; BundleError says in one sentence what is wrong."""
+    digest, manifest, body = _open(data)
+    parts = _split(manifest, body)
+    try:
+        contents = _contents(manifest, parts)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, zlib.error, EOFError) as error:
+        raise BundleError(
+            "the bundle's manifest and parts do not fit together; build the bundle again"
+        ) from error
+    _check_consistency(contents)
+    return Bundle(contents, digest, manifest)
+
+
+def _open(data: bytes) -> tuple[str, dict[str, Any], bytes]:
+    if not data.startswith(_MAGIC):
+        raise BundleError("this file is no headgate bundle; give the path of a .bundle file")
+    body = data[len(_MAGIC) + 32 :]
+    if len(data) < _HEAD or sha256(body).digest() != data[len(_MAGIC) : len(_MAGIC) + 32]:
+        raise BundleError("the bundle's checksum does not match: it is cut or changed; copy it again")
+    length = int.from_bytes(body[:8], "big")
+    try:
+        manifest = json.loads(body[8 : 8 + length])
+        found = manifest["format"], manifest["feature_schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError("the bundle's manifest cannot be read; build the bundle again") from error
+    if found != (FORMAT, features.SCHEMA):
+        raise BundleError(
+            f"the bundle has format {found[0]} and feature schema {found[1]}, this Headgate reads {FORMAT} "
+            f"and {features.SCHEMA}; train it again with this version"
+        )
+    return sha256(body).hexdigest(), manifest, body[8 + length :]
+
+
+def _split(manifest: Mapping[str, Any], body: bytes) -> dict[str, bytes]:
+    lengths = manifest.get("parts")
+    if (
+        not isinstance(lengths, list)
+        or [name for name, _ in lengths] != list(_PARTS)
+        or sum(n for _, n in lengths) != len(body)
+    ):
+        raise BundleError("the bundle's parts are not those its manifest lists; build the bundle again")
+    parts, start = {}, 0
+    for name, length in lengths:
+        parts[name] = body[start : start + length]
+        start += length
+    return parts
+
+
+def _manifest(contents: Contents, parts: Mapping[str, bytes]) -> dict[str, Any]:
+    policy = contents.policy
+    entries = zip(policy.models, contents.calibrators, contents.costs.models, strict=True)
+    return {
+        "format": FORMAT,
+        "feature_schema": features.SCHEMA,
+        "models": [
+            {"name": name, "calibrator": asdict(line), "cost": asdict(cost)} for name, line, cost in entries
+        ],
+        "unit_nanousd": contents.costs.unit_nanousd,
+        "policy": {
+            "reference": policy.reference,
+            "caution": policy.caution,
+            "reluctance": policy.reluctance,
+            "grid": policy.grid,
+            "usage": policy.usage.tolist(),
+            "max_out_of_distribution": policy.max_out_of_distribution,
+            "default_risk_target": policy.default_risk_target,
+        },
+        "certificates": [asdict(certificate) for certificate in contents.certificates],
+        "notes": contents.notes,
+        "digests": {name: sha256(part).hexdigest() for name, part in parts.items()},
+        "parts": [[name, len(part)] for name, part in parts.items()],
+    }
+
+
+def _contents(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Contents:
+    models, policy = manifest["models"], manifest["policy"]
+    return Contents(
+        graph=parts["graph"],
+        calibrators=tuple(_calibrator(entry["calibrator"]) for entry in models),
+        costs=CostModel(
+            tuple(_model_cost(entry["cost"]) for entry in models), float(manifest["unit_nanousd"])
+        ),
+        familiarity=Familiarity(_bits(parts["familiarity"])),
+        policy=Policy(
+            models=tuple(entry["name"] for entry in models),
+            reference=policy["reference"],
+            caution=float(policy["caution"]),
+            reluctance=float(policy["reluctance"]),
+            grid=tuple(policy["grid"]),
+            usage=np.array(policy["usage"], dtype=np.float64),
+            max_out_of_distribution=float(policy["max_out_of_distribution"]),
+            default_risk_target=float(policy["default_risk_target"]),
+        ),
+        golden=Golden(*(_array(parts[name]) for name in _PARTS[2:])),
+        certificates=tuple(_certificate(entry) for entry in manifest["certificates"]),
+        notes=manifest["notes"],
+    )
+
+
+def _calibrator(entry: Mapping[str, Any]) -> Calibrator:
+    if entry["kind"] not in KINDS:
+        raise ValueError("unknown calibrator")
+    return Calibrator(entry["kind"], float(entry["rise"]), float(entry["fall"]), float(entry["bias"]))
+
+
+def _model_cost(entry: Mapping[str, Any]) -> ModelCost:
+    return ModelCost(Price(**entry["price"]), float(entry["prompt_ratio"]), float(entry["mean_completion"]))
+
+
+def _certificate(entry: Mapping[str, Any]) -> Certificate:
+    return Certificate(**{**entry, "models": tuple(entry["models"])})
+
+
+def _check_consistency(contents: Contents) -> None:
+    policy = contents.policy
+    if policy.reference not in policy.models or any(
+        c.reference != policy.reference for c in contents.certificates
+    ):
+        raise BundleError(
+            "the bundle's certificates and policy name different reference models; build the bundle again"
+        )
+    if policy.usage.shape != (len(policy.grid), len(policy.models), 2) or sorted(policy.grid) != list(
+        policy.grid
+    ):
+        raise BundleError("the bundle's policy has no usage for every λ and model; build the bundle again")
+    for certificate in contents.certificates:
+        if {name.partition("@")[0] for name in certificate.models} != set(policy.models):
+            raise BundleError(
+                "a certificate of the bundle speaks of other models than its policy; build the bundle again"
+            )
+
+
+def _checked_model(contents: Contents) -> UncertaintyModel:
+    golden = contents.golden
+    try:
+        model = UncertaintyModel(contents.graph, len(contents.policy.models))
+        heads = model.raw(golden.ngrams, golden.surface)
+    except EstimateError as error:
+        raise BundleError(
+            f"{error}; install the onnxruntime that Headgate pins or build the bundle again"
+        ) from error
+    same = heads.shape == golden.heads.shape and np.allclose(
+        heads, golden.heads, rtol=_GOLDEN_TOLERANCE, atol=_GOLDEN_TOLERANCE
+    )
+    if not same:
+        raise BundleError(
+            "the bundle's model does not give its golden outputs on this machine; build the bundle again"
+        )
+    return model
+
+
+def _encode_parts(contents: Contents) -> Sequence[bytes]:
+    golden = contents.golden
+    arrays = (golden.ngrams, golden.surface, golden.heads)
+    return contents.graph, zlib.compress(contents.familiarity.bits.tobytes(), 9), *map(_npy, arrays)
+
+
+def _bits(part: bytes) -> NDArray[np.uint8]:
+    unpacked = zlib.decompressobj().decompress(part, features.CONTEXT_BUCKETS // 8 + 1)
+    if len(unpacked) != features.CONTEXT_BUCKETS // 8:
+        raise ValueError("familiarity has another size")
+    return np.frombuffer(unpacked, dtype=np.uint8)
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _array(part: bytes) -> NDArray[Any]:
+    return np.asarray(np.load(io.BytesIO(part), allow_pickle=False))
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()

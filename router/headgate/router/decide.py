@@ -1,0 +1,243 @@
+"""One decision, from a query to a model: read this file first.
+
+    1. A pinned model is taken as it is.
+    2. Only models that may answer are eligible; a single one needs no policy.
+    3. The bundle estimates for each model how likely its answer is good, how sure that is, and what it costs.
+    4. The objective names a certificate and its λ; the query must lie inside what was calibrated.
+    5. The policy takes the model of highest value. Where it may not have it, the reference answers instead,
+    which
+       never adds regret.
+
+Whenever a step cannot be taken, the reference model answers, the decision says why and no certificate
+covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from headgate.router import features, policy
+from headgate.router.bundle import Bundle, Estimates
+from headgate.router.cost import estimate_tokens, expected_cost
+from headgate.router.errors import EstimateError, PoolError
+from headgate.router.types import Certificate, Decision, Model, ModelEstimate, Pool, Query, Reason
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What every step reads: the demand, the models that may answer, and the estimates if there are any."""
+
+    query: Query
+    pool: Pool
+    excluded: Mapping[str, str]
+    bundle: Bundle | None
+    estimates: Estimates | None = None
+
+    @property
+    def eligible(self) -> list[str]:
+        return [model.name for model in self.pool.models if model.name not in self.excluded]
+
+    @cached_property
+    def by_model(self) -> tuple[ModelEstimate, ...]:
+        return tuple(_model_estimate(self, model) for model in self.pool.models)
+
+    def dearest(self, names: Iterable[str]) -> str:
+        """The model of highest expected cost; the reference wins a tie."""
+        cost = {estimate.model: estimate.expected_cost_nanousd for estimate in self.by_model}
+        return max(names, key=lambda name: (cost[name], name == self.pool.reference))
+
+
+def decide(bundle: Bundle | None, query: Query, pool: Pool, *, now: float) -> Decision:
+    """Which model of the pool answers `query`, and why; `now` in POSIX seconds.
+
+    PoolError if the pinned model is unknown or no model is eligible; ObjectiveError if certificates are
+    valid but none meets the risk target.
+    """
+    case = _Case(query, pool, exclusions(query, pool, bundle), bundle)
+    if query.pinned:
+        return _pinned(case)
+    if not case.eligible:
+        raise PoolError(
+            "no model of the pool may answer this query: " + "; ".join(sorted(set(case.excluded.values())))
+        )
+    if bundle is None:
+        return _only(case) or _safe(case, Reason.NO_CERTIFICATE, "no bundle is loaded")
+    try:
+        case = replace(case, estimates=_estimate(bundle, query))
+    except EstimateError as error:
+        return _only(case) or _safe(case, Reason.BRAIN_FAILED, str(error))
+    return _only(case) or _routed(case, bundle, now)
+
+
+def _routed(case: _Case, bundle: Bundle, now: float) -> Decision:
+    """The policy's choice, where a certificate covers it."""
+    valid = [c for c in bundle.certificates if c.valid_at(now) and c.reference == case.pool.reference]
+    if not valid:
+        return _safe(case, Reason.NO_CERTIFICATE, "no certificate of the bundle is valid for this pool now")
+    stranger = _other_version(valid[0], case.pool)
+    if stranger:
+        return _safe(case, Reason.NO_CERTIFICATE, f"{stranger} is not the version the certificate speaks of")
+    prices = [case.pool[name].price if name in case.pool else cost.price
+              for name, cost in zip(bundle.models, bundle.costs.models, strict=True)]  # fmt: skip
+    lam, certificate = policy.resolve(bundle.policy, case.query.objective, valid, prices)
+    outside = _outside(case, certificate)
+    if outside:
+        return _safe(case, Reason.OUTSIDE_CALIBRATION, outside)
+    return _chosen(case, bundle, lam, certificate)
+
+
+def _chosen(case: _Case, bundle: Bundle, lam: float, certificate: Certificate) -> Decision:
+    e = case.estimates
+    assert e is not None  # noqa: S101  (only routed queries come here)
+    index = bundle.policy.choose(e.p_correct, e.spread, e.relative_cost, lam)[0]
+    name = bundle.models[index]
+    if name not in case.eligible:
+        return _instead(case, name, lam, certificate)
+    kept = _session_model(case, name)
+    if kept != name:
+        covered = certificate if kept == case.pool.reference else None
+        return _decision(case, kept, Reason.SESSION, f"the session stays on {kept}", lam, covered)
+    sure = f"{name} is expected to be right with p = {e.p_correct[0, index]:.2f}"
+    return _decision(
+        case, name, Reason.POLICY, f"{sure}; at λ = {lam:.3g} no model is worth more", lam, certificate
+    )
+
+
+def _instead(case: _Case, wanted: str, lam: float, certificate: Certificate) -> Decision:
+    """The policy's choice may not answer: the reference does, which has no regret."""
+    why = f"the policy's choice {wanted} may not answer"
+    reference = case.pool.reference
+    if reference in case.excluded:
+        return _safe(case, Reason.OUTSIDE_CALIBRATION, why)
+    return _decision(case, reference, Reason.POLICY, f"{why}, so {reference} does", lam, certificate)
+
+
+def _pinned(case: _Case) -> Decision:
+    name = case.query.pinned
+    if name not in case.pool:
+        raise PoolError(
+            f"the pool has no model {name!r}; pin one of {', '.join(m.name for m in case.pool.models)}"
+        )
+    if name in case.excluded:
+        raise PoolError(f"the pinned model {name!r} may not answer this query: {case.excluded[name]}")
+    return _decision(case, name, Reason.PINNED, f"the caller pinned {name}")
+
+
+def _only(case: _Case) -> Decision | None:
+    if len(case.eligible) > 1:
+        return None
+    name = case.eligible[0]
+    return _decision(case, name, Reason.ONLY_ELIGIBLE, f"only {name} may answer this query")
+
+
+def _safe(case: _Case, reason: Reason, why: str) -> Decision:
+    """The reference model, or the dearest that may answer in its place; no certificate covers it."""
+    reference = case.pool.reference
+    name = reference if reference in case.eligible else case.dearest(case.eligible)
+    return _decision(case, name, reason, f"{why}, so {name} answers")
+
+
+def exclusions(query: Query, pool: Pool, bundle: Bundle | None) -> dict[str, str]:
+    """Models that may not answer, each with the reason."""
+    excluded = {}
+    for model in pool.models:
+        if query.allowed is not None and model.name not in query.allowed:
+            excluded[model.name] = "not allowed for this tenant"
+        elif 0 < model.context_tokens < _needed_tokens(query, model, bundle):
+            excluded[model.name] = "longer than the model's context"
+    return excluded
+
+
+def _needed_tokens(query: Query, model: Model, bundle: Bundle | None) -> float:
+    """Tokens of prompt and answer, in the model's own count where the bundle knows it."""
+    prompt = _prompt_tokens(query)
+    if bundle is None or model.name not in bundle.models:
+        return prompt + query.max_tokens
+    return bundle.costs.models[bundle.models.index(model.name)].prompt_tokens(prompt) + query.max_tokens
+
+
+def _estimate(bundle: Bundle, query: Query) -> Estimates:
+    batch = features.pack([features.extract(query)])
+    return bundle.estimate(batch, np.array([_prompt_tokens(query)], dtype=np.float64))
+
+
+def _prompt_tokens(query: Query) -> int:
+    return query.prompt_tokens or estimate_tokens(query.text)
+
+
+def _other_version(certificate: Certificate, pool: Pool) -> str:
+    """A model of the pool that has another version than the certificate names, or "".
+
+    A bare name fits any version.
+    """
+    for entry in certificate.models:
+        name, _, version = entry.partition("@")
+        if version and name in pool and pool[name].version != version:
+            return name
+    return ""
+
+
+def _outside(case: _Case, certificate: Certificate) -> str:
+    """Which calibrated setting the query leaves, or ""."""
+    query, settings = case.query, certificate.settings
+    if not query.text_only:
+        return "only text was calibrated"
+    if query.stops:
+        return "stop strings were not calibrated"
+    asked = {
+        "max_temperature": query.temperature,
+        "max_prompt_tokens": _prompt_tokens(query),
+        "max_system_bytes": query.system_bytes,
+        "max_history_turns": query.history_turns,
+        "max_out_of_distribution": 0.0
+        if case.estimates is None
+        else float(case.estimates.out_of_distribution[0]),
+    }
+    for name, value in asked.items():
+        if value > settings.get(name, float("inf")):
+            return f"{name.removeprefix('max_').replace('_', ' ')} is above the calibrated {settings[name]:g}"
+    if 0 < query.max_tokens < settings.get("min_max_tokens", 0):
+        return f"max tokens is below the calibrated {settings['min_max_tokens']:g}"
+    return ""
+
+
+def _session_model(case: _Case, name: str) -> str:
+    """The session's model unless `name` is an upgrade, that is dearer."""
+    session = case.query.session_model
+    return case.dearest((session, name)) if session in case.eligible else name
+
+
+def _model_estimate(case: _Case, model: Model) -> ModelEstimate:
+    excluded, tokens = case.excluded.get(model.name, ""), _prompt_tokens(case.query)
+    if case.bundle is None or model.name not in case.bundle.models:
+        why = excluded or ("the bundle does not know it" if case.bundle else "")
+        return ModelEstimate(model.name, expected_cost(None, model.price, tokens, None), excluded_because=why)
+    index, e = case.bundle.models.index(model.name), case.estimates
+    cost = case.bundle.costs.models[index]
+    if e is None:
+        return ModelEstimate(
+            model.name, expected_cost(cost, model.price, tokens, None), excluded_because=excluded
+        )
+    money = expected_cost(cost, model.price, tokens, float(e.completion_tokens[0, index]))
+    return ModelEstimate(model.name, money, float(e.p_correct[0, index]), float(e.spread[0, index]), excluded)
+
+
+def _decision(
+    case: _Case, name: str, reason: Reason, why: str, lam: float = 0.0, certificate: Certificate | None = None
+) -> Decision:
+    bundle, e = case.bundle, case.estimates
+    return Decision(
+        model=name,
+        reason=reason,
+        explanation=why[:1].upper() + why[1:] + ".",
+        estimates=case.by_model,
+        lam=lam,
+        bundle_version=bundle.version if bundle else "",
+        policy_version=bundle.policy_version if bundle else "",
+        certificate=certificate,
+        out_of_distribution=float(e.out_of_distribution[0]) if e is not None else None,
+    )

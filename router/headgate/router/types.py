@@ -1,0 +1,168 @@
+"""The values that flow through the brain: one type per arrow, all frozen.
+
+    Query → features → estimates → Decision
+
+Money is int nano-dollars, probabilities lie in [0, 1], instants are POSIX seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model charges, in nano-dollars per million tokens."""
+
+    input_nanousd: int
+    output_nanousd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One entry of the pool."""
+
+    name: str
+    price: Price
+    context_tokens: int = 0
+    """Longest prompt and answer together; 0 means unknown, never excluded."""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The models a request may use, in the operator's order; at least one.
+
+    `reference` is the model that regret compares with: the dearest unless the operator says otherwise.
+    """
+
+    models: tuple[Model, ...]
+    reference: str
+
+    def __getitem__(self, name: str) -> Model:
+        """The model of that name; KeyError if the pool has none."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return any(model.name == name for model in self.models)
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What the policy aims at: exactly one of a risk target in (0, 1) or a budget.
+
+    A budget is the mean spend per request in nano-dollars.
+    """
+
+    risk_target: float | None = None
+    budget_nanousd: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.risk_target is None) == (self.budget_nanousd is None):
+            raise ValueError("an objective is either a risk target or a budget")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What the brain reads of a request; never the whole conversation."""
+
+    text: str
+    """The last user turn; of a long one the first and last 4,096 bytes."""
+    objective: Objective
+    system_bytes: int = 0
+    history_turns: int = 0
+    history_bytes: int = 0
+    prompt_tokens: int = 0
+    """Estimated length of the whole conversation in tokens."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 0
+    """0 means the model's own limit."""
+    stops: int = 0
+    """Stop strings that were asked for: they may cut a right answer."""
+    text_only: bool = True
+    pinned: str = ""
+    allowed: frozenset[str] | None = None
+    """Models that the tenant may use; None means all."""
+    session_model: str = ""
+
+
+class Reason(Enum):
+    """Why a decision chose its model; the wire has the same names."""
+
+    POLICY = "policy"
+    PINNED = "pinned"
+    NO_CERTIFICATE = "no_certificate"
+    OUTSIDE_CALIBRATION = "outside_calibration"
+    BRAIN_FAILED = "brain_failed"
+    SESSION = "session"
+    ONLY_ELIGIBLE = "only_eligible"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEstimate:
+    """What is expected of one model for one query."""
+
+    model: str
+    expected_cost_nanousd: int
+    p_correct: float | None = None
+    spread: float | None = None
+    excluded_because: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """With `confidence`, at most `risk_target` of `window` covered requests lose quality.
+
+    Quality is compared with `reference`. `lam` is the largest λ for which that is certified; any smaller λ is
+    covered too.
+    """
+
+    id: str
+    loss: str
+    risk_target: float
+    confidence: float
+    lam: float
+    n: int
+    data_fingerprint: str
+    created: float
+    reference: str
+    expires: float | None = None
+    models: tuple[str, ...] = ()
+    window: int = 0
+    """Over how many requests the share can be checked; 0 means only in the long run."""
+    settings: Mapping[str, float] = field(default_factory=dict)
+    """The calibrated settings, such as max_temperature and max_prompt_tokens.
+
+    A query outside is not covered.
+    """
+
+    def valid_at(self, now: float) -> bool:
+        """Whether the certificate has not expired at `now`."""
+        return self.expires is None or now < self.expires
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which model answers, why, how sure, at what cost."""
+
+    model: str
+    reason: Reason
+    explanation: str
+    estimates: tuple[ModelEstimate, ...]
+    lam: float = 0.0
+    bundle_version: str = ""
+    policy_version: str = ""
+    certificate: Certificate | None = None
+    """The certificate that covers this decision; None when it is not covered."""
+    out_of_distribution: float | None = None
+
+    @property
+    def expected_cost_nanousd(self) -> int:
+        """Expected cost of the chosen model."""
+        return next(e.expected_cost_nanousd for e in self.estimates if e.model == self.model)

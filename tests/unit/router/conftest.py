@@ -1,0 +1,129 @@
+"""Bundles whose every number is known: the graph is written by hand, nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headgate.router import bundle as bundles
+from headgate.router.bundle import Bundle, Contents
+from headgate.router.calibrate import Calibrator
+from headgate.router.cost import CostModel, ModelCost
+from headgate.router.features import BUCKETS, CONTEXT_BUCKETS, SURFACE, Familiarity
+from headgate.router.offline import graph
+from headgate.router.offline.graph import Weights
+from headgate.router.policy import Policy
+from headgate.router.types import Certificate, Model, Objective, Pool, Price, Query
+
+SMALL, LARGE = Price(10_000_000, 40_000_000), Price(60_000_000, 240_000_000)
+GRID = (0.0, 0.05, 0.1, 0.5, 4.0)
+
+
+def hand_made_weights(heads: int = 3, easy: float = 3.0, per_digit: float = 2.0) -> Weights:
+    """Logit of small: easy - per_digit · log(1 + digits) ± head; of large: 2. Tokens: 10 and 5."""
+    blocks = heads + 1
+    table = np.zeros((BUCKETS, 1), dtype=np.float16)
+    table[1:, 0] = 0.1 * (1 + np.arange(1, BUCKETS) % 7)
+    hidden = np.zeros((1 + len(SURFACE), blocks, 2), dtype=np.float32)
+    hidden[1 + SURFACE.index("digits"), :, 0] = 1.0
+    hidden[0, :, 1] = 1.0
+    out = np.zeros((blocks, 2, 2), dtype=np.float32)
+    out[:heads, 0, 0] = -per_digit
+    out[:heads, 1, :] = 1e-3
+    bias = np.zeros((blocks, 2), dtype=np.float32)
+    bias[:heads, 0] = easy + 0.1 * (np.arange(heads) - (heads - 1) / 2)
+    bias[:heads, 1] = 2.0
+    bias[-1] = np.log((10.0, 5.0))
+    return Weights(table, hidden, np.zeros((blocks, 2), dtype=np.float32), out, bias)
+
+
+def certificate(risk_target: float = 0.05, lam: float = 0.1, **changes: Any) -> Certificate:
+    plain = Certificate(
+        id=f"c{risk_target}",
+        loss="regret",
+        risk_target=risk_target,
+        confidence=0.95,
+        lam=lam,
+        n=1000,
+        data_fingerprint="0" * 64,
+        created=0.0,
+        reference="large",
+        models=("small@s1", "large@l1"),
+        settings={
+            "max_temperature": 0.0,
+            "max_prompt_tokens": 40.0,
+            "max_system_bytes": 0.0,
+            "max_history_turns": 0.0,
+            "min_max_tokens": 20.0,
+            "max_out_of_distribution": 0.5,
+        },
+    )
+    return replace(plain, **changes)
+
+
+def contents() -> Contents:
+    built = graph.build(hand_made_weights())
+    usage = np.zeros((len(GRID), 2, 2))
+    share_large = np.linspace(1.0, 0.0, len(GRID))
+    usage[:, 0], usage[:, 1] = (1 - share_large)[:, None] * (30, 10), share_large[:, None] * (30, 5)
+    return Contents(
+        graph=built,
+        calibrators=(Calibrator("platt", 1.0, 1.0, 0.0), Calibrator("platt", 1.0, 1.0, 0.0)),
+        costs=CostModel((ModelCost(SMALL, 4.0, 10.0), ModelCost(LARGE, 4.0, 5.0)), 3_000.0),
+        familiarity=Familiarity(np.full(CONTEXT_BUCKETS // 8, 255, dtype=np.uint8)),
+        policy=Policy(("small", "large"), "large", 0.0, 0.5, GRID, usage, 0.5, 0.05),
+        golden=graph.golden_vectors(built, 2),
+        certificates=(certificate(0.02, 0.05), certificate(0.05, 0.1)),
+        notes={"seed": 0},
+    )
+
+
+def query(text: str = "add two apples", risk_target: float = 0.05, **changes: Any) -> Query:
+    return replace(Query(text, Objective(risk_target=risk_target)), **changes)
+
+
+@pytest.fixture(scope="session")
+def make_weights() -> Callable[..., Weights]:
+    return hand_made_weights
+
+
+@pytest.fixture(scope="session")
+def make_certificate() -> Callable[..., Certificate]:
+    return certificate
+
+
+@pytest.fixture(scope="session")
+def make_contents() -> Callable[..., Contents]:
+    """Contents with changes: `make_contents(certificates=(...))`."""
+    plain = contents()
+
+    def make(**changes: Any) -> Contents:
+        return replace(plain, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_bundle(make_contents: Callable[..., Contents]) -> Callable[..., Bundle]:
+    """A loaded bundle with changed contents."""
+    return lambda **changes: bundles.load(bundles.dump(make_contents(**changes)))
+
+
+@pytest.fixture(scope="session")
+def bundle(make_bundle: Callable[..., Bundle]) -> Bundle:
+    return make_bundle()
+
+
+@pytest.fixture(scope="session")
+def pool() -> Pool:
+    return Pool((Model("small", SMALL, 256, "s1"), Model("large", LARGE, 1024, "l1")), "large")
+
+
+@pytest.fixture(scope="session")
+def ask() -> Callable[..., Query]:
+    """A query with changes: `ask("text", temperature=1.0)`."""
+    return query

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from headgate.router import bundle as bundles
+from headgate.router import features
+from headgate.router.bundle import Bundle, Contents
+from headgate.router.calibrate import Calibrator
+from headgate.router.errors import BundleError
+from headgate.router.types import Certificate, Query
+
+MakeContents = Callable[..., Contents]
+MAGIC = b"headgate bundle\n"
+
+
+def resealed(data: bytes, change: Callable[[dict], None]) -> bytes:  # type: ignore[type-arg]
+    """The same bundle with a changed manifest and a right checksum."""
+    body = data[len(MAGIC) + 32 :]
+    length = int.from_bytes(body[:8], "big")
+    manifest = json.loads(body[8 : 8 + length])
+    change(manifest)
+    text = json.dumps(manifest).encode()
+    body = len(text).to_bytes(8, "big") + text + body[8 + length :]
+    return MAGIC + sha256(body).digest() + body
+
+
+def test_what_is_dumped_is_loaded(make_contents: MakeContents) -> None:
+    contents = make_contents()
+    found = bundles.load(bundles.dump(contents))
+    assert found.models == ("small", "large")
+    assert found.certificates == contents.certificates
+    assert found.default_risk_target == 0.05
+    assert found.costs == contents.costs
+    assert found.contents.calibrators == contents.calibrators
+    assert (found.policy.usage == contents.policy.usage).all()
+    assert (found.contents.familiarity.bits == contents.familiarity.bits).all()
+    assert found.manifest["notes"] == {"seed": 0}
+
+
+def test_equal_contents_give_equal_bytes_and_survive_a_round(make_contents: MakeContents) -> None:
+    data = bundles.dump(make_contents())
+    assert data == bundles.dump(make_contents())
+    assert bundles.dump(bundles.load(data).contents) == data
+
+
+def test_versions_name_what_changed(
+    make_contents: MakeContents, bundle: Bundle, make_certificate: Callable[..., Certificate]
+) -> None:
+    recertified = bundles.load(bundles.dump(make_contents(certificates=(make_certificate(0.1, 0.5),))))
+    assert recertified.version != bundle.version
+    assert recertified.policy_version == bundle.policy_version
+    other = make_contents(policy=replace(bundle.policy, caution=0.3))
+    assert bundles.load(bundles.dump(other)).policy_version != bundle.policy_version
+
+
+def test_estimates_are_calibrated_heads(bundle: Bundle, ask: Callable[..., Query]) -> None:
+    batch = features.pack([features.extract(ask(text)) for text in ("easy", "12345678")])
+    found = bundle.estimate(batch, np.array([10.0, 20.0]))
+    logit = np.array([3.0, 3.0 - 2 * np.log1p(8)])
+    assert found.p_correct[:, 0] == pytest.approx(1 / (1 + np.exp(-logit)), abs=0.005)
+    assert (found.spread[:, 0] > 0.001).all()
+    assert (found.spread[:, 1] < 1e-4).all()
+    assert found.completion_tokens[0] == pytest.approx([10.0, 5.0], rel=1e-4)
+    cost_of_small = (4 * 10 * 10_000_000 + 10 * 40_000_000) / 1e6
+    assert found.relative_cost[0, 0] == pytest.approx(cost_of_small / 3000, rel=1e-4)
+    assert found.out_of_distribution.tolist() == [0.0, 0.0]
+
+
+def test_a_calibrator_changes_p_correct_of_its_model_only(
+    make_bundle: Callable[..., Bundle], bundle: Bundle, ask: Callable[..., Query]
+) -> None:
+    shifted = make_bundle(calibrators=(Calibrator("platt", 1, 1, -1.0), Calibrator("platt", 1, 1, 0.0)))
+    batch, tokens = features.pack([features.extract(ask())]), np.array([3.0])
+    before, after = bundle.estimate(batch, tokens), shifted.estimate(batch, tokens)
+    assert after.p_correct[0, 0] < before.p_correct[0, 0] - 0.05
+    assert after.p_correct[0, 1] == before.p_correct[0, 1]
+
+
+def test_every_flipped_bit_is_refused(make_contents: MakeContents, seed: int) -> None:
+    data = bundles.dump(make_contents())
+    rng = np.random.default_rng(seed)
+    early = range(0, 400, 7)  # magic, checksum, length, manifest
+    for place in [*early, *rng.integers(0, len(data), 30).tolist()]:
+        broken = bytearray(data)
+        broken[place] ^= 1 << int(rng.integers(8))
+        with pytest.raises(BundleError):
+            bundles.load(bytes(broken))
+
+
+@pytest.mark.parametrize("kept", [0, 5, 16, 47, 56, 300, -1])
+def test_every_cut_is_refused(make_contents: MakeContents, kept: int) -> None:
+    with pytest.raises(BundleError):
+        bundles.load(bundles.dump(make_contents())[:kept])
+
+
+@pytest.mark.parametrize("name", ["table", "hidden", "out", "out_bias"])
+def test_golden_vectors_see_a_weight_that_changed_under_a_right_checksum(
+    make_contents: MakeContents, name: str, seed: int
+) -> None:
+    """A fault of storage or of the runtime, not of the checksum: one bit of one weight that is not zero."""
+    contents = make_contents()
+    model = onnx.load_from_string(contents.graph)
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    values = numpy_helper.to_array(tensor).copy()
+    flat = values.reshape(-1)
+    place = np.random.default_rng(seed).choice(np.flatnonzero(np.abs(flat) > 0.05))
+    top_exponent_bit = flat.itemsize * 8 - 2
+    flat.view(f"u{flat.itemsize}")[place] ^= 1 << top_exponent_bit
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+    broken = replace(contents, graph=model.SerializeToString())
+    with pytest.raises(BundleError, match="golden outputs"):
+        bundles.load(bundles.dump(broken))
+
+
+def test_golden_vectors_use_every_row_of_the_table(make_contents: MakeContents) -> None:
+    used = make_contents().golden.ngrams
+    assert sorted(used[used > 0].tolist()) == list(range(1, features.BUCKETS))
+
+
+def set_key(*path: str | int, to: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    def change(manifest: dict) -> None:  # type: ignore[type-arg]
+        for key in path[:-1]:
+            manifest = manifest[key]
+        manifest[path[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (set_key("format", to=2), "has format 2 and feature schema 1"),
+        (set_key("feature_schema", to=9), "feature schema 9.*train it again"),
+        (set_key("parts", to=[["graph", 3]]), "parts are not those"),
+        (set_key("parts", to="graph"), "parts are not those"),
+        (set_key("models", to=[]), "reference"),
+        (set_key("models", 0, "calibrator", "kind", to="magic"), "do not fit together"),
+        (set_key("models", 0, "cost", to={}), "do not fit together"),
+        (set_key("policy", to=None), "do not fit together"),
+        (set_key("policy", "usage", to=[]), "usage for every λ"),
+        (set_key("policy", "reference", to="small"), "different reference"),
+        (set_key("certificates", 0, "models", to=["small@s1"]), "other models"),
+        (set_key("certificates", 0, "alpha", to=0.1), "do not fit together"),
+    ],
+)
+def test_each_fault_of_the_manifest_is_one_sentence(
+    make_contents: MakeContents,
+    change: Callable[[dict], None],
+    sentence: str,  # type: ignore[type-arg]
+) -> None:
+    with pytest.raises(BundleError, match=sentence) as caught:
+        bundles.load(resealed(bundles.dump(make_contents()), change))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_that_is_no_json_is_refused(make_contents: MakeContents) -> None:
+    data = bundles.dump(make_contents())
+    body = bytearray(data[len(MAGIC) + 32 :])
+    body[8] = ord("x")
+    with pytest.raises(BundleError, match="manifest cannot be read"):
+        bundles.load(MAGIC + sha256(body).digest() + bytes(body))
+
+
+def test_another_file_is_no_bundle() -> None:
+    with pytest.raises(BundleError, match="no headgate bundle"):
+        bundles.load(b"PK\x03\x04 something else")

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headgate.router.bundle import Bundle
+from headgate.router.cascade import (
+    MOST_ATTEMPTS,
+    Answer,
+    CallModel,
+    Cascade,
+    Command,
+    Failed,
+    Finished,
+    GiveUp,
+    Received,
+)
+from headgate.router.decide import decide
+from headgate.router.types import Model, Pool, Price, Query
+
+Ask = Callable[..., Query]
+NOW = 0.0
+
+
+def called(command: Command) -> CallModel:
+    assert isinstance(command, CallModel)
+    return command
+
+
+def fail(cascade: Cascade, model: str, retryable: bool = True, delivered: bool = False) -> Command:
+    return cascade.feed(Failed(model, retryable, delivered))
+
+
+@pytest.fixture
+def cascade(bundle: Bundle, pool: Pool) -> Cascade:
+    return Cascade(bundle, pool, now=NOW)
+
+
+def test_a_good_answer_takes_one_call(cascade: Cascade, bundle: Bundle, pool: Pool, ask: Ask) -> None:
+    call = called(cascade.feed(Received(ask())))
+    assert (call.model, call.attempt, call.fallback) == ("small", 1, False)
+    assert call.decision == decide(bundle, ask(), pool, now=NOW)
+    assert cascade.feed(Finished("small")) == Answer("small", call.decision)
+
+
+def test_a_failure_is_retried_once_then_falls_back_then_ends(cascade: Cascade, ask: Ask) -> None:
+    first = called(cascade.feed(Received(ask())))
+    second = called(fail(cascade, "small"))
+    third = called(fail(cascade, "small"))
+    assert [(c.model, c.attempt, c.fallback) for c in (first, second, third)] == [
+        ("small", 1, False), ("small", 2, False), ("large", 3, True),
+    ]  # fmt: skip
+    assert fail(cascade, "large") == GiveUp("large", first.decision)
+
+
+def test_a_fallbacks_answer_stands(cascade: Cascade, ask: Ask) -> None:
+    cascade.feed(Received(ask()))
+    fail(cascade, "small")
+    fail(cascade, "small")
+    assert isinstance(cascade.feed(Finished("large")), Answer)
+
+
+@pytest.mark.parametrize(("retryable", "delivered"), [(False, False), (True, True), (False, True)])
+def test_what_cannot_be_repeated_ends_at_once(
+    cascade: Cascade, ask: Ask, retryable: bool, delivered: bool
+) -> None:
+    call = called(cascade.feed(Received(ask())))
+    assert fail(cascade, "small", retryable, delivered) == GiveUp("small", call.decision)
+
+
+def test_a_pinned_query_is_retried_but_never_moved(cascade: Cascade, ask: Ask) -> None:
+    cascade.feed(Received(ask(pinned="small")))
+    assert called(fail(cascade, "small")).model == "small"
+    assert isinstance(fail(cascade, "small"), GiveUp)
+
+
+def test_a_fallback_respects_what_the_tenant_may_use(cascade: Cascade, ask: Ask) -> None:
+    cascade.feed(Received(ask(allowed=frozenset({"small"}))))
+    fail(cascade, "small")
+    assert isinstance(fail(cascade, "small"), GiveUp)
+
+
+def test_the_reference_is_the_first_fallback(bundle: Bundle, pool: Pool, ask: Ask) -> None:
+    models = (Model("extra", Price(1, 1)), Model("other", Price(1, 1)), *pool.models)
+    cascade = Cascade(bundle, Pool(models, "large"), now=NOW, max_attempts=1, max_fallbacks=2)
+    cascade.feed(Received(ask()))
+    assert called(fail(cascade, "small")).model == "large"
+    assert called(fail(cascade, "large")).model == "extra", "unknown models in the operator's order"
+
+
+@pytest.mark.parametrize(("attempts", "fallbacks"), [(9, 0), (9, 9), (1, 9), (2, 1), (1, 0)])
+def test_failures_without_end_are_three_calls_at_most(
+    bundle: Bundle, pool: Pool, ask: Ask, attempts: int, fallbacks: int
+) -> None:
+    models = (*pool.models, *(Model(f"extra{i}", Price(1, 1)) for i in range(9)))
+    cascade = Cascade(bundle, Pool(models, "large"), now=NOW, max_attempts=attempts, max_fallbacks=fallbacks)
+    calls, command = 0, cascade.feed(Received(ask()))
+    while isinstance(command, CallModel):
+        calls += 1
+        command = fail(cascade, command.model)
+    assert calls == min(MOST_ATTEMPTS, attempts + fallbacks)
+
+
+@given(
+    events=st.lists(st.sampled_from(["finish", "busy", "dead", "cut"]), min_size=8, max_size=8),
+    attempts=st.integers(1, 5),
+    fallbacks=st.integers(0, 3),
+    pinned=st.sampled_from(["", "small", "large"]),
+    loaded=st.booleans(),
+)
+def test_a_cascade_always_ends_and_never_starts_again_after_text_was_delivered(
+    bundle: Bundle,
+    pool: Pool,
+    ask: Ask,
+    events: list[str],
+    attempts: int,
+    fallbacks: int,
+    pinned: str,
+    loaded: bool,
+) -> None:
+    cascade = Cascade(
+        bundle if loaded else None, pool, now=NOW, max_attempts=attempts, max_fallbacks=fallbacks
+    )
+    command = cascade.feed(Received(ask(pinned=pinned)))
+    calls: list[CallModel] = []
+    for event in events:
+        if not isinstance(command, CallModel):
+            break
+        calls.append(command)
+        model = command.model
+        outcome = {
+            "finish": Finished(model),
+            "busy": Failed(model, True, False),
+            "dead": Failed(model, False, False),
+            "cut": Failed(model, True, True),
+        }[event]  # fmt: skip
+        command = cascade.feed(outcome)
+        if event != "busy":
+            assert not isinstance(command, CallModel)
+            assert isinstance(command, Answer) == (event == "finish")
+    assert not isinstance(command, CallModel)
+    assert 1 <= len(calls) <= min(MOST_ATTEMPTS, attempts + fallbacks)
+    assert [call.attempt for call in calls] == list(range(1, len(calls) + 1))
+    assert not pinned or {call.model for call in calls} == {pinned}
+    assert len({call.model for call in calls}) <= 1 + fallbacks
+
+
+def test_events_that_cannot_come_now_are_refused(cascade: Cascade, ask: Ask) -> None:
+    with pytest.raises(ValueError, match="no call of 'small'"):
+        cascade.feed(Finished("small"))
+    cascade.feed(Received(ask()))
+    with pytest.raises(ValueError, match="serves one request"):
+        cascade.feed(Received(ask()))
+    with pytest.raises(ValueError, match="no call of 'large'"):
+        cascade.feed(Finished("large"))
+    cascade.feed(Finished("small"))
+    with pytest.raises(ValueError, match="no call of 'small'"):
+        fail(cascade, "small")

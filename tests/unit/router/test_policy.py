@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from headgate.router.bundle import Bundle
+from headgate.router.errors import ObjectiveError
+from headgate.router.policy import GRID, SETTLED, Policy, resolve
+from headgate.router.types import Certificate, Objective, Price
+
+MODELS = ("a", "b", "c")
+probabilities = arrays(np.float64, (6, 3), elements=st.floats(0, 1))
+spreads = arrays(np.float64, (6, 3), elements=st.floats(0, 0.3))
+costs = arrays(np.float64, (6, 3), elements=st.floats(0.001, 3))
+
+
+def policy(caution: float = 0.0, reluctance: float = 0.0) -> Policy:
+    return Policy(MODELS, "c", caution, reluctance, GRID, np.zeros((len(GRID), 3, 2)), 0.5, 0.05)
+
+
+def one(*numbers: float) -> np.ndarray:
+    return np.array([numbers])
+
+
+@given(probabilities, spreads, costs, st.sampled_from(GRID))
+def test_the_choice_has_the_highest_value(
+    p: np.ndarray, spread: np.ndarray, cost: np.ndarray, lam: float
+) -> None:
+    family = policy(caution=1.0)
+    values = family.values(p, spread, cost, lam)
+    chosen = family.choose(p, spread, cost, lam)
+    assert (values[np.arange(6), chosen] >= values.max(axis=1) - 1e-9).all()
+
+
+@given(probabilities, spreads, costs)
+def test_a_larger_lambda_never_chooses_a_dearer_model(
+    p: np.ndarray, spread: np.ndarray, cost: np.ndarray
+) -> None:
+    family = policy()
+    spent = [cost[np.arange(6), family.choose(p, spread, cost, lam)] for lam in GRID]
+    assert (np.diff(np.stack(spent), axis=0) <= 1e-9).all()
+
+
+@given(probabilities, spreads, costs)
+def test_more_caution_never_leaves_the_reference_oftener(
+    p: np.ndarray, spread: np.ndarray, cost: np.ndarray
+) -> None:
+    stays = [policy(caution).choose(p, spread, cost, 0.1) == 2 for caution in (0.0, 1.0, 5.0)]
+    assert (stays[0] <= stays[1]).all()
+    assert (stays[1] <= stays[2]).all()
+
+
+def test_ties_go_to_the_cheaper() -> None:
+    assert policy().choose(one(0.9, 0.9, 0.9), one(0, 0, 0), one(0.5, 0.2, 1.0), 0.0).tolist() == [1]
+
+
+def test_at_zero_quality_alone_decides_and_at_the_end_cost_alone() -> None:
+    p, spread, cost = one(0.2, 0.5, 0.9), one(0, 0, 0), one(0.1, 0.4, 1.0)
+    assert policy().choose(p, spread, cost, GRID[0]).tolist() == [2]
+    assert policy().choose(p, spread, cost, GRID[-1]).tolist() == [0]
+
+
+@given(probabilities, spreads, costs)
+def test_reluctance_makes_zero_the_safe_end_and_is_gone_when_settled(
+    p: np.ndarray, spread: np.ndarray, cost: np.ndarray
+) -> None:
+    plain, reluctant = policy(), policy(reluctance=0.5)
+    left = reluctant.choose(p, spread, cost, 0.0) != 2
+    assert (p[left].max(axis=1) >= p[left, 2] + 0.5 - 1e-9).all()
+    assert not policy(reluctance=1.1).choose(p, spread, cost, 0.0).tolist().count(0)
+    settled = (family.choose(p, spread, cost, SETTLED) for family in (plain, reluctant))
+    assert np.array_equal(*settled)
+
+
+def test_the_grid_rises_from_zero() -> None:
+    assert GRID[0] == 0.0
+    assert list(GRID) == sorted(set(GRID))
+
+
+PRICES = (Price(10_000_000, 40_000_000), Price(60_000_000, 240_000_000))
+
+
+def test_a_risk_target_takes_the_largest_level_within_it(bundle: Bundle) -> None:
+    for target, level in ((0.02, 0.02), (0.049, 0.02), (0.05, 0.05), (0.9, 0.05)):
+        lam, certificate = resolve(bundle.policy, Objective(risk_target=target), bundle.certificates, PRICES)
+        assert (certificate.risk_target, lam) == (level, certificate.lam)
+
+
+def test_a_risk_target_below_every_level_is_an_error_that_names_the_least(bundle: Bundle) -> None:
+    with pytest.raises(ObjectiveError, match=r"risk target of 0\.01; ask for 0\.02 or more"):
+        resolve(bundle.policy, Objective(risk_target=0.01), bundle.certificates, PRICES)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_a_larger_budget_never_means_a_larger_lambda(bundle: Bundle, first: int, second: int) -> None:
+    lams = [
+        resolve(bundle.policy, Objective(budget_nanousd=budget), bundle.certificates, PRICES)[0]
+        for budget in sorted((first, second))
+    ]
+    assert lams[0] >= lams[1]
+
+
+@given(st.integers(1, 10_000))
+def test_a_budget_is_covered_by_the_smallest_level_that_reaches_it(bundle: Bundle, budget: int) -> None:
+    lam, certificate = resolve(bundle.policy, Objective(budget_nanousd=budget), bundle.certificates, PRICES)
+    assert lam <= certificate.lam
+    assert all(c.risk_target >= certificate.risk_target for c in bundle.certificates if c.lam >= lam)
+
+
+def test_a_budget_means_the_smallest_lambda_that_meets_it(
+    bundle: Bundle, make_certificate: Callable[..., Certificate]
+) -> None:
+    everything = (make_certificate(0.1, 4.0),)
+    dear, middle, cheap = 3000, 1900, 700  # all large costs 3,000, half and half 1,850, all small 700
+    found = [
+        resolve(bundle.policy, Objective(budget_nanousd=budget), everything, PRICES)[0]
+        for budget in (dear, middle, cheap, 1)
+    ]
+    assert found == [0.05, 0.1, 4.0, 4.0], "where quality is held back for safety only, no budget goes"
+
+
+def test_a_budget_follows_todays_prices(bundle: Bundle, make_certificate: Callable[..., Certificate]) -> None:
+    everything, half_price = (
+        (make_certificate(0.1, 4.0),),
+        (Price(5_000_000, 20_000_000), Price(30_000_000, 120_000_000)),
+    )
+    lam, _ = resolve(bundle.policy, Objective(budget_nanousd=1500), everything, half_price)
+    assert lam == 0.05
+
+
+def test_the_reference_index_follows_the_name() -> None:
+    assert policy().reference_index == 2
+    assert replace(policy(), reference="a").reference_index == 0
