@@ -1,0 +1,231 @@
+"""The shape of the one config file: every setting, its range, its default and the reason for it.
+
+`adapters.settings` reads the file and the environment; nothing here opens anything. Secrets never stand in
+the file, only references to them: `env:NAME` or `file:PATH`.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _matching(pattern: str, rule: str) -> AfterValidator:
+    """A check whose error says the rule in words; the value itself, perhaps a secret, is never repeated."""
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if compiled.fullmatch(value) is None:
+            raise ValueError(rule)
+        return value
+
+    return AfterValidator(check)
+
+
+def _port_in_range(address: str) -> str:
+    if int(address.rpartition(":")[2]) > 65535:
+        raise ValueError("must end in a port from 0 (any free one) to 65535")
+    return address
+
+
+def _iso_date(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError("must be a date such as 2027-01-31") from None
+
+
+_REFERENCE = r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+"
+Address = Annotated[
+    str,
+    _matching(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}", "must be host:port, such as 127.0.0.1:7070"),
+    AfterValidator(_port_in_range),
+]
+SecretReference = Annotated[
+    str, _matching(_REFERENCE, "must be a reference, env:NAME or file:PATH, never the secret itself")
+]
+RedisUrl = Annotated[
+    str,
+    _matching(
+        rf"{_REFERENCE}|(rediss?|unix)://.*",
+        "must be a redis://, rediss:// or unix:// URL, or env:NAME or file:PATH",
+    ),
+]
+Name = Annotated[
+    str,
+    _matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "must be 1 to 64 letters, digits, dots, dashes or underscores"
+    ),
+]
+KeyId = Annotated[
+    str,
+    _matching(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "must be 1 to 64 letters, digits, dashes or underscores"),
+]
+IsoDate = Annotated[str, AfterValidator(_iso_date)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors and a loaded config never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PriceConfig(Strict):
+    """What a model charges, in nano-dollars per million tokens."""
+
+    input_nanousd: int = Field(ge=0)
+    output_nanousd: int = Field(ge=0)
+
+
+class ModelConfig(Strict):
+    """One model of the pool, its worker and what that worker runs."""
+
+    worker: Address | None = None
+    """Where the worker listens. Empty: `headgate up` starts one, from port 7080 on."""
+    backend: Name = "builtin"
+    """The backend that serves the model: builtin, openai, replay, or one registered by entry point."""
+    source: str = ""
+    """What it serves: `small` or `large` (builtin), the upstream's model name (openai), a file (replay)."""
+    base_url: str | None = None
+    """Upstream of the openai backend. Only the operator sets it; no request can."""
+    api_key: SecretReference | None = None
+    price: PriceConfig | None = None
+    """Empty: the backend's own price (builtin: measured; openai: the price table)."""
+    slots: int = Field(default=4, ge=1, le=1024)
+    """Answers worked on at the same time."""
+    queue: int = Field(default=8, ge=0, le=4096)
+    """Answers that may wait for a slot: twice the slots keeps goodput under overload at capacity."""
+    first_token_s: float = Field(default=30, gt=0, le=600)
+    idle_s: float = Field(default=15, gt=0, le=600)
+    """Longest silence between two chunks; a stalled upstream is cut then."""
+
+
+class TlsConfig(Strict):
+    """TLS on the public port: two PEM files."""
+
+    certificate: str
+    key: str
+
+
+class KeyConfig(Strict):
+    """One API key `id.secret`; the file holds only HMAC-SHA-256(pepper, secret)."""
+
+    id: KeyId
+    """Without dots: the first one in `id.secret` ends it."""
+    hmac_sha256: Annotated[
+        str, _matching(r"[0-9a-f]{64}", "must be 64 hexadecimal digits; `headgate keys new` prints it")
+    ]
+    expires: IsoDate | None = None
+    """An ISO date; from then on the key is refused."""
+
+
+class TenantConfig(Strict):
+    """Who pays, with which keys, and what it may ask."""
+
+    keys: tuple[KeyConfig, ...] = Field(min_length=1)
+    models: tuple[Name, ...] | None = None
+    """Models it may use. Empty: all."""
+    risk_target: Probability | None = None
+    """Its objective. Empty: the gateway's."""
+    max_risk_target: Probability | None = None
+    """The loosest risk target a query may ask. Empty: its own risk target."""
+
+
+class GatewayConfig(Strict):
+    """The process in front."""
+
+    listen: Address = "127.0.0.1:7070"
+    admin_listen: Address = "127.0.0.1:7072"
+    metrics_listen: Address = "127.0.0.1:9464"
+    processes: int = Field(default=1, ge=1, le=64)
+    """Gateway processes that share the port."""
+    open: bool = False
+    """True answers without keys; refused unless every listener is on loopback."""
+    tls: TlsConfig | None = None
+    pepper: SecretReference | None = None
+    """Mixed into every key's HMAC. Required when there are tenants."""
+    max_concurrent: int = Field(default=256, ge=1, le=65536)
+    """Requests inside at the same time; more are shed with RESOURCE_EXHAUSTED."""
+    drain_s: float = Field(default=5, ge=0, le=300)
+    """How long running requests may take after NOT_SERVING."""
+    lame_duck_s: float = Field(default=1, ge=0, le=60)
+    """Between NOT_SERVING and refusing: the time clients need to see it."""
+
+
+class PolicyConfig(Strict):
+    """What the policy aims at by default: a risk target or a budget."""
+
+    bundle: str = "builtin"
+    """`builtin`, or the path of a bundle."""
+    risk_target: Probability | None = None
+    """Largest share of requests that may lose quality against the reference model. Empty with no budget: the
+    bundle's own default."""
+    budget_nanousd: int | None = Field(default=None, ge=1)
+    reference: Name | None = None
+    """The model that regret compares with. Empty: the dearest."""
+
+    @model_validator(mode="after")
+    def _one_objective(self) -> Self:
+        if self.risk_target is not None and self.budget_nanousd is not None:
+            raise ValueError("give risk_target or budget_nanousd, not both")
+        return self
+
+
+class CacheConfig(Strict):
+    """The answer cache."""
+
+    enabled: bool = True
+    ttl_s: int = Field(default=3600, ge=1, le=30 * 86400)
+
+
+class RedisConfig(Strict):
+    """Where cache and ledger live. Empty url: `headgate up` starts a private Valkey that keeps nothing."""
+
+    url: RedisUrl | None = None
+    ledger_length: int = Field(default=100_000, ge=100, le=100_000_000)
+    """Records kept in the ledger stream, approximately."""
+
+
+class Config(Strict):
+    """The whole file."""
+
+    version: Literal[1]
+    pool: dict[Name, ModelConfig] = Field(
+        min_length=1,
+        default_factory=lambda: {"small": ModelConfig(source="small"), "large": ModelConfig(source="large")},
+    )
+    gateway: GatewayConfig = GatewayConfig()
+    policy: PolicyConfig = PolicyConfig()
+    cache: CacheConfig = CacheConfig()
+    redis: RedisConfig = RedisConfig()
+    tenants: dict[Name, TenantConfig] = Field(default_factory=dict)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _references_hold(self) -> Self:
+        if self.policy.reference is not None and self.policy.reference not in self.pool:
+            raise ValueError(f"policy.reference: the pool has no model {self.policy.reference!r}")
+        for tenant, settings in self.tenants.items():
+            missing = sorted(set(settings.models or ()) - set(self.pool))
+            if missing:
+                raise ValueError(f"tenants.{tenant}.models: the pool has no model {missing[0]!r}")
+        if self.tenants and self.gateway.pepper is None:
+            raise ValueError("gateway.pepper: required when there are tenants")
+        if not self.tenants and not self.gateway.open:
+            raise ValueError("tenants: add one, or set gateway.open: true to answer without keys on loopback")
+        if self.gateway.open and not all(map(is_loopback, self._listeners())):
+            raise ValueError("gateway.open: only allowed while every listener is on loopback")
+        return self
+
+    def _listeners(self) -> tuple[Address, ...]:
+        return (self.gateway.listen, self.gateway.admin_listen, self.gateway.metrics_listen)
+
+
+def is_loopback(address: Address) -> bool:
+    """Whether `host:port` can only be reached from this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")

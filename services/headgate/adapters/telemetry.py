@@ -1,0 +1,67 @@
+"""The gateway's metrics: one table of names, served for Prometheus on a port of their own.
+
+Labels are bounded by construction: names of methods, codes, models, reasons and states, never anything a
+caller wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+NAMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "headgate_requests_total": ("Requests by method and google.rpc.Code name.", ("method", "code")),
+    "headgate_decisions_total": ("Decisions by chosen model and reason.", ("model", "reason")),
+    "headgate_attempts_total": ("Calls of a worker, by google.rpc.Code name.", ("model", "code")),
+    "headgate_fallbacks_total": ("Requests that another model answered because of a failure.", ("model",)),
+    "headgate_cache_total": ("What the answer cache had to do with answers.", ("status",)),
+    "headgate_cost_nanousd_total": ("What calls of workers cost, in nano-dollars.", ("model",)),
+    "headgate_overhead_seconds": ("Time spent in the gateway itself, per request.", ()),
+    "headgate_inside": ("Requests inside now.", ()),
+    "headgate_ledger_dropped_total": ("Records that were not written.", ()),
+    "headgate_redis_breaker_open": ("1 while Redis is left alone after failures.", ()),
+    "headgate_worker_serving": ("1 while the model's worker answers.", ("model",)),
+}
+
+_OVERHEAD_BUCKETS: Final = (
+    0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
+)  # fmt: skip
+
+
+class PortInUseError(Exception):
+    """The metrics cannot be served where they should."""
+
+
+class Metrics:
+    """One process's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("headgate_requests_total")
+        self.decisions = self._counter("headgate_decisions_total")
+        self.attempts = self._counter("headgate_attempts_total")
+        self.fallbacks = self._counter("headgate_fallbacks_total")
+        self.cache = self._counter("headgate_cache_total")
+        self.cost = self._counter("headgate_cost_nanousd_total")
+        self.ledger_dropped = self._counter("headgate_ledger_dropped_total")
+        self.inside = self._gauge("headgate_inside")
+        self.redis_breaker_open = self._gauge("headgate_redis_breaker_open")
+        self.worker_serving = self._gauge("headgate_worker_serving")
+        name = "headgate_overhead_seconds"
+        self.overhead = Histogram(name, *NAMES[name], buckets=_OVERHEAD_BUCKETS, registry=self.registry)
+
+    def serve(self, address: str) -> str:
+        """Answers scrapes at `host:port` from a thread; returns the address taken. Raises PortInUseError."""
+        host, _, port = address.rpartition(":")
+        try:
+            server, _ = start_http_server(int(port), host.strip("[]"), registry=self.registry)
+        except OSError:
+            raise PortInUseError(f"cannot serve metrics on {address}: the port is in use") from None
+        return f"{host}:{server.server_port}"
+
+    def _counter(self, name: str) -> Counter:
+        return Counter(name, *NAMES[name], registry=self.registry)
+
+    def _gauge(self, name: str) -> Gauge:
+        return Gauge(name, *NAMES[name], registry=self.registry)

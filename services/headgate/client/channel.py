@@ -1,0 +1,70 @@
+"""How the client reaches a gateway: address, key, transport security, deadlines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+
+DEFAULT_ADDRESS = "127.0.0.1:7070"
+DEFAULT_TIMEOUT_S = 60.0
+MAX_TIMEOUT_S = 600.0
+
+# A ping every 30 s while calls run: the gateway takes one every 20 s, so that no client is cut for asking.
+KEEPALIVE_S = 30
+KEEPALIVE_TIMEOUT_S = 10
+_MAX_RECEIVE_BYTES = 8 << 20
+
+# round_robin, because only it watches health: a gateway that drains gets no new calls. No retryPolicy: the
+# one retry layer is the gateway's; gRPC itself resends only what no server has seen.
+_SERVICE_CONFIG = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": "headgate.v1.RouterService"},
+    }
+)
+OPTIONS: tuple[tuple[str, str | int], ...] = (
+    ("grpc.service_config", _SERVICE_CONFIG),
+    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.max_receive_message_length", _MAX_RECEIVE_BYTES),
+    ("grpc.primary_user_agent", f"headgate-python/{version('headgate')}"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What sync and aio share. A key without TLS belongs on loopback or a trusted network only."""
+
+    address: str = DEFAULT_ADDRESS
+    key: str = field(default="", repr=False)
+    """`id.secret`; empty for a gateway that is open."""
+    root_certificate: str | Path | None = None
+    """PEM file of the authority that signed the gateway's certificate; None speaks plain text."""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        self.deadline(self.timeout_s)
+        if self.key and not all(self.key.partition(".")):
+            raise ValueError("a key looks like id.secret")
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """TLS by the root certificate; None for plain text."""
+        if self.root_certificate is None:
+            return None
+        return grpc.ssl_channel_credentials(Path(self.root_certificate).read_bytes())
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries."""
+        return (("authorization", f"Bearer {self.key}"),) if self.key else ()
+
+    def deadline(self, timeout_s: float | None) -> float:
+        """The call's timeout in seconds, the connection's where it names none: no call goes without."""
+        chosen = self.timeout_s if timeout_s is None else timeout_s
+        if not 0 < chosen <= MAX_TIMEOUT_S:
+            raise ValueError(f"timeout_s must be above 0 and at most {MAX_TIMEOUT_S:g}")
+        return chosen

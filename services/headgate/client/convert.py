@@ -1,0 +1,174 @@
+"""The only place of the client that knows both the wire and the client's own types."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from headgate.client.types import (
+    Answer,
+    Attempt,
+    Certificate,
+    Conversation,
+    Decision,
+    Message,
+    ModelEstimate,
+    Options,
+    OutcomeSource,
+    Usage,
+)
+from headgate.v1 import router_pb2, types_pb2
+
+_ROLES = {
+    "system": types_pb2.ROLE_SYSTEM,
+    "user": types_pb2.ROLE_USER,
+    "assistant": types_pb2.ROLE_ASSISTANT,
+}
+_SOURCES = {
+    "user": router_pb2.OUTCOME_SOURCE_USER,
+    "judge": router_pb2.OUTCOME_SOURCE_JUDGE,
+    "check": router_pb2.OUTCOME_SOURCE_CHECK,
+}
+_SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
+_PLAIN = ("model", "session", "request_id", "metadata")
+_OBJECTIVES = ("risk_target", "budget_nanousd")
+
+
+def to_query(conversation: Conversation, options: Options) -> types_pb2.Query:
+    """The query on the wire; ValueError or TypeError for what cannot be written there at all."""
+    given: dict[str, Any] = dict(options)
+    unknown = sorted(set(given) - {*_SAMPLING, *_PLAIN, *_OBJECTIVES})
+    if unknown:
+        raise TypeError(f"no such option: {unknown[0]}")
+    objectives = {name: given[name] for name in _OBJECTIVES if name in given}
+    if len(objectives) > 1:
+        raise ValueError("give risk_target or budget_nanousd, not both")
+    return types_pb2.Query(
+        messages=[_to_message(turn) for turn in _turns(conversation)],
+        sampling=types_pb2.Sampling(**{name: given[name] for name in _SAMPLING if name in given}),
+        policy_override=types_pb2.PolicyOverride(**objectives) if objectives else None,
+        **{name: given[name] for name in _PLAIN if name in given},
+    )
+
+
+def to_outcome(
+    request_id: str, model: str, quality: float, source: OutcomeSource
+) -> router_pb2.RecordOutcomeRequest:
+    """An outcome on the wire."""
+    return router_pb2.RecordOutcomeRequest(
+        request_id=request_id, model=model, quality=quality, source=_SOURCES[source]
+    )
+
+
+def _turns(conversation: Conversation) -> list[Message]:
+    if isinstance(conversation, str):
+        return [Message("user", conversation)]
+    return [
+        turn if isinstance(turn, Message) else Message(turn["role"], turn["content"])  # type: ignore[arg-type]
+        for turn in conversation
+    ]
+
+
+def _to_message(turn: Message) -> types_pb2.Message:
+    if turn.role not in _ROLES:
+        raise ValueError(f"a role is one of {', '.join(_ROLES)}")
+    return types_pb2.Message(role=_ROLES[turn.role], parts=[types_pb2.Part(text=turn.text)])
+
+
+def from_response(response: router_pb2.GenerateResponse) -> Answer:
+    """A whole answer."""
+    return Answer(
+        text="".join(part.text for part in response.message.parts),
+        finish_reason=_word(types_pb2.FinishReason, response.finish_reason),
+        usage=_from_usage(response.usage),
+        decision=from_decision(response.decision),
+    )
+
+
+def from_finished(text: str, finished: router_pb2.Finished) -> Answer:
+    """The answer whose `text` arrived in pieces."""
+    return Answer(
+        text=text,
+        finish_reason=_word(types_pb2.FinishReason, finished.finish_reason),
+        usage=_from_usage(finished.usage),
+        decision=from_decision(finished.decision),
+    )
+
+
+def from_decision(decision: types_pb2.Decision) -> Decision:
+    """A decision in the client's words."""
+    return Decision(
+        request_id=decision.request_id,
+        model=decision.model,
+        reason=_word(types_pb2.Reason, decision.reason),
+        explanation=decision.explanation,
+        estimates=tuple(map(_from_estimate, decision.estimates)),
+        lam=getattr(decision, "lambda"),
+        expected_cost_nanousd=decision.expected_cost_nanousd,
+        cost_nanousd=decision.cost_nanousd,
+        bundle_version=decision.bundle_version,
+        policy_version=decision.policy_version,
+        certificate=_from_certificate(decision.certificate) if decision.HasField("certificate") else None,
+        cache_status=_word(types_pb2.CacheStatus, decision.cache_status),
+        attempts=tuple(map(_from_attempt, decision.attempts)),
+        degraded=tuple(_word(types_pb2.Degradation, part) for part in decision.degraded),
+        overhead_s=decision.overhead.ToTimedelta().total_seconds(),
+        out_of_distribution=decision.out_of_distribution
+        if decision.HasField("out_of_distribution")
+        else None,
+    )
+
+
+def _from_usage(usage: types_pb2.Usage) -> Usage:
+    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.estimated)
+
+
+def _from_estimate(estimate: types_pb2.ModelEstimate) -> ModelEstimate:
+    return ModelEstimate(
+        model=estimate.model,
+        expected_cost_nanousd=estimate.expected_cost_nanousd,
+        p_correct=estimate.p_correct if estimate.HasField("p_correct") else None,
+        spread=estimate.spread if estimate.HasField("spread") else None,
+        excluded_because=estimate.excluded_because,
+    )
+
+
+def _from_attempt(attempt: types_pb2.Attempt) -> Attempt:
+    return Attempt(
+        model=attempt.model,
+        code=attempt.code,
+        cost_nanousd=attempt.cost_nanousd,
+        duration_s=attempt.duration.ToTimedelta().total_seconds(),
+    )
+
+
+def _from_certificate(certificate: types_pb2.Certificate) -> Certificate:
+    return Certificate(
+        id=certificate.id,
+        loss=certificate.loss,
+        risk_target=certificate.risk_target,
+        confidence=certificate.confidence,
+        n=certificate.n,
+        data_fingerprint=certificate.data_fingerprint,
+        created=_instant(certificate.created) if certificate.HasField("created") else None,
+        expires=_instant(certificate.expires) if certificate.HasField("expires") else None,
+        reference_model=certificate.reference_model,
+        window=certificate.window,
+    )
+
+
+def _instant(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(tzinfo=UTC)
+
+
+def _word(enum: Any, number: int) -> str:
+    """`REASON_POLICY` → `policy`; empty for "not given"; the number where this release knows no name."""
+    if number == 0:
+        return ""
+    values = enum.DESCRIPTOR.values_by_number
+    if number not in values:
+        return str(number)
+    prefix = enum.DESCRIPTOR.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return str(values[number].name.removeprefix(prefix).lower())

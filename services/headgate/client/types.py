@@ -1,0 +1,185 @@
+"""What the client takes and gives: plain frozen values, no protobuf.
+
+Money is int nano-dollars (10⁻⁹ USD), as on the wire; `usd` turns it into an exact decimal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal, TypedDict
+
+Role = Literal["system", "user", "assistant"]
+OutcomeSource = Literal["user", "judge", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    text: str
+
+
+Conversation = str | Sequence[Message | Mapping[str, str]]
+"""One question, or turns, oldest first; a mapping has the keys `role` and `content`."""
+
+
+class Options(TypedDict, total=False):
+    """What a query may say beyond its text. Leaving a key out means the model's or the tenant's default."""
+
+    model: str
+    """Pins a model of the pool."""
+    risk_target: float
+    """Largest share of requests, in (0, 1), that may lose quality against the reference model."""
+    budget_nanousd: int
+    """Mean spend per request; not together with `risk_target`."""
+    temperature: float
+    """0 (greedy) to 2."""
+    top_p: float
+    """Above 0, at most 1."""
+    max_tokens: int
+    """1 to 32,768."""
+    stop: Sequence[str]
+    """At most 8."""
+    seed: int
+    session: str
+    """Keeps the model over several queries."""
+    request_id: str
+    """1 to 128 of [A-Za-z0-9._:-]; made by the gateway when left out."""
+    metadata: Mapping[str, str]
+    """Labels for the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of the delivered answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEstimate:
+    """What was expected of one model."""
+
+    model: str
+    expected_cost_nanousd: int
+    p_correct: float | None
+    """Calibrated probability that this model's answer is good; None when nothing was estimated."""
+    spread: float | None
+    """Epistemic standard deviation of `p_correct`."""
+    excluded_because: str
+    """Empty when the model could be chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """With `confidence`, at most `risk_target` of covered requests lose quality against `reference_model`,
+
+    counted over `window` of them.
+    """
+
+    id: str
+    loss: str
+    risk_target: float
+    confidence: float
+    n: int
+    data_fingerprint: str
+    created: datetime | None
+    expires: datetime | None
+    reference_model: str
+    window: int
+    """Over how many covered requests that can be checked; 0 means only in the long run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of a worker."""
+
+    model: str
+    code: int
+    """A google.rpc.Code; 0 is OK."""
+    cost_nanousd: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which model, why, how sure, at what cost."""
+
+    request_id: str
+    model: str
+    reason: str
+    """`policy`, `pinned`, `no_certificate`, `outside_calibration`, `brain_failed`, `session`,
+    `only_eligible`."""
+    explanation: str
+    estimates: tuple[ModelEstimate, ...]
+    lam: float
+    expected_cost_nanousd: int
+    cost_nanousd: int
+    """All attempts; 0 until the answer is finished, and on a cache hit."""
+    bundle_version: str
+    policy_version: str
+    certificate: Certificate | None
+    """None when this decision is not covered."""
+    cache_status: str
+    """`hit`, `miss`, `bypass` or `unavailable`; empty when not known yet."""
+    attempts: tuple[Attempt, ...]
+    degraded: tuple[str, ...]
+    """Parts that were missing: `cache`, `ledger`, `brain`, `worker`, `certificate`."""
+    overhead_s: float
+    """Time in the gateway itself."""
+    out_of_distribution: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """More text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSwitched:
+    """Another model goes on with the answer, from its beginning."""
+
+    from_model: str
+    to_model: str
+    escalation: bool
+    """True from uncertainty, false from failure (fallback)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EscalationOffered:
+    """The policy doubts the answer that it has begun to deliver; pin `model` to ask the dearer one."""
+
+    model: str
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, and the last event of a good stream."""
+
+    text: str
+    finish_reason: str
+    """`stop`, `length` or `declined`."""
+    usage: Usage
+    decision: Decision
+
+
+StreamEvent = Decision | Delta | ModelSwitched | EscalationOffered | Answer
+"""One decision, then deltas with switches and offers between them, then the answer."""
+
+
+def usd(nanousd: int) -> Decimal:
+    """Dollars, exactly.
+
+    >>> usd(1_250)
+    Decimal('0.00000125')
+    """
+    return Decimal(nanousd).scaleb(-9).normalize() if nanousd else Decimal(0)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from headgate.adapters.config import Config, is_loopback
+
+OPEN = {"version": 1, "gateway": {"open": True}}
+TENANT = {"keys": [{"id": "k", "hmac_sha256": "a" * 64}]}
+
+
+def refusal(data: dict[str, Any]) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate(data)
+    return str(caught.value)
+
+
+def test_open_needs_every_listener_on_loopback():
+    for listener in ("listen", "admin_listen", "metrics_listen"):
+        assert "only allowed while" in refusal(
+            {"version": 1, "gateway": {"open": True, listener: "0.0.0.0:7070"}}
+        )
+
+
+def test_without_tenants_only_an_open_gateway_is_allowed():
+    assert "add one" in refusal({"version": 1})
+    assert "required when there are tenants" in refusal({"version": 1, "tenants": {"a": TENANT}})
+    Config.model_validate({"version": 1, "gateway": {"pepper": "env:PEPPER"}, "tenants": {"a": TENANT}})
+
+
+def test_a_tenant_may_only_name_models_of_the_pool():
+    tenant = {**TENANT, "models": ["small", "huge"]}
+    assert "no model 'huge'" in refusal(
+        {"version": 1, "gateway": {"pepper": "env:P"}, "tenants": {"a": tenant}}
+    )
+
+
+@pytest.mark.parametrize("expires", ["2027-02-30", "soon", "31.01.2027"])
+def test_an_expiry_is_a_real_date(expires):
+    tenant = {"keys": [{"id": "k", "hmac_sha256": "a" * 64, "expires": expires}]}
+    assert "must be a date" in refusal(
+        {"version": 1, "gateway": {"pepper": "env:P"}, "tenants": {"a": tenant}}
+    )
+
+
+@pytest.mark.parametrize("address", ["localhost", ":7070", "host:port", "127.0.0.1:70000", "a b:1", "[::1]"])
+def test_what_is_no_address_is_refused(address):
+    refusal({"version": 1, "gateway": {"open": True, "listen": address}})
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h:1/0", "rediss://h", "unix:///tmp/x.sock", "env:REDIS", "file:/run/redis"]
+)
+def test_redis_urls_and_references(url):
+    assert Config.model_validate({**OPEN, "redis": {"url": url}}).redis.url == url
+
+
+def test_a_loaded_config_never_changes():
+    config = Config.model_validate(OPEN)
+    with pytest.raises(ValidationError):
+        config.gateway.processes = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:1", True),
+        ("localhost:1", True),
+        ("[::1]:1", True),
+        ("0.0.0.0:1", False),
+        ("10.0.0.1:1", False),
+    ],
+)
+def test_loopback(address, expected):
+    assert is_loopback(address) is expected

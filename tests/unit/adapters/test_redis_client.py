@@ -1,0 +1,142 @@
+"""A sick Redis costs a bounded time, and a caller that leaves never mixes up the replies of others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from headgate.adapters import redis_client
+from headgate.adapters.breaker import Breaker
+from headgate.adapters.ports import SideRoomError
+from headgate.adapters.redis_client import Guard
+from headgate.adapters.redis_rooms import Rooms
+
+Reply = Callable[[asyncio.StreamWriter, list[bytes]], Awaitable[None]]
+
+
+class FakeServer:
+    """Speaks just enough of the protocol to reply late, or never."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self.connections = 0
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        return f"redis://127.0.0.1:{port}"
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while line := await reader.readline():
+                arguments = []
+                for _ in range(int(line[1:])):
+                    size = int((await reader.readline())[1:])
+                    arguments.append((await reader.readexactly(size + 2))[:-2])
+                if arguments[0] in (b"HELLO", b"CLIENT"):
+                    writer.write(b"-ERR unknown command\r\n")
+                else:
+                    await self._reply(writer, arguments)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+async def _never(_writer: asyncio.StreamWriter, _arguments: list[bytes]) -> None:
+    await asyncio.Event().wait()
+
+
+async def _echo_late(writer: asyncio.StreamWriter, arguments: list[bytes]) -> None:
+    """Replies with the key that was asked for, a little late."""
+    await asyncio.sleep(0.015)
+    key = arguments[1]
+    writer.write(b"$%d\r\n%s\r\n" % (len(key), key))
+
+
+@pytest.fixture
+async def silent() -> AsyncIterator[str]:
+    async with FakeServer(_never) as url:
+        yield url
+
+
+async def test_the_client_has_short_timeouts_and_no_retries() -> None:
+    client = redis_client.connect("redis://127.0.0.1:1")
+    connection = client.connection_pool.make_connection()
+    assert connection.socket_timeout == connection.socket_connect_timeout
+    assert 0 < connection.socket_timeout <= 0.05
+    assert connection.retry.get_retries() == 0
+    await client.aclose()
+
+
+async def test_a_silent_server_costs_the_cap_and_then_nothing(silent: str) -> None:
+    rooms = Rooms(silent, 100)
+    began = time.monotonic()
+    for _ in range(5):
+        with pytest.raises(SideRoomError):
+            await rooms.store.get("k")
+    assert time.monotonic() - began < 5 * 0.025 + 1
+    assert rooms.breaker.open
+    began = time.monotonic()
+    with pytest.raises(SideRoomError):
+        await rooms.store.get("k")
+    assert time.monotonic() - began < 0.02
+    await rooms.close()
+
+
+async def test_nobody_listening_is_a_side_room_error() -> None:
+    rooms = Rooms("redis://127.0.0.1:1", 100)
+    with pytest.raises(SideRoomError):
+        await rooms.store.put("k", b"v", 1)
+    with pytest.raises(SideRoomError):
+        await rooms.ledger.append([{"a": "b"}])
+    await rooms.close()
+
+
+async def test_callers_that_leave_never_shift_the_replies(seed: int) -> None:
+    """300 cancelled reads at changing moments: each later reader still gets its own value."""
+    async with FakeServer(_echo_late) as url:
+        client = redis_client.connect(url)
+        guard = Guard(Breaker(failures=10**9))
+        for number in range(300):
+            leaving = asyncio.ensure_future(guard.run(lambda: client.get("cancelled"), 0.05))
+            await asyncio.sleep(0.001 * ((number + seed) % 17))
+            leaving.cancel()
+            await asyncio.wait({leaving})
+            key = f"mine-{number}"
+            try:
+                assert await guard.run(lambda: client.get(key), 0.5) == key.encode()  # noqa: B023
+            except SideRoomError:
+                continue  # A busy machine: late is allowed, wrong is not.
+        await client.aclose()
+
+
+async def test_a_cancel_does_not_stop_the_command_itself() -> None:
+    finished = asyncio.Event()
+
+    async def command() -> None:
+        await asyncio.sleep(0.02)
+        finished.set()
+
+    waiting = asyncio.ensure_future(Guard().run(command, 1))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.wait_for(finished.wait(), 1)
+
+
+async def test_a_caller_waits_no_longer_than_the_cap() -> None:
+    guard = Guard()
+    began = time.monotonic()
+    with pytest.raises(SideRoomError, match="no reply in time"):
+        async with asyncio.timeout(5):
+            await guard.run(asyncio.Event().wait, 0.025)
+    assert time.monotonic() - began < 1
