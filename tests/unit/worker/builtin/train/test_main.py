@@ -1,0 +1,88 @@
+"""The command line, from a few steps of training to a card."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from headgate.worker.backends.builtin.engine import MODELS, Engine, model_version
+from headgate.worker.backends.builtin.train.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that name folders in which both models have had one pool of training."""
+    runs, weights = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("weights")
+    options = ["--runs", str(runs), "--weights", str(weights)]
+    for name in MODELS:
+        assert main([*options, "train", name, "--steps", "24"]) == 0
+    assert main([*options, "export"]) == 0
+    return options
+
+
+def weights_of(folders: list[str]) -> Path:
+    return Path(folders[3])
+
+
+def test_the_manifest_names_what_was_written(folders: list[str]) -> None:
+    manifest = json.loads((weights_of(folders) / "manifest.json").read_text())
+    assert list(manifest) == sorted(MODELS)
+    for name, entry in manifest.items():
+        content = (weights_of(folders) / entry["file"]).read_bytes()
+        assert entry["sha256"] == sha256(content).hexdigest()
+        assert entry["bytes"] == len(content)
+        assert entry["recipe"]["name"] == name
+        assert Engine.load(weights_of(folders) / entry["file"]).answer("1 + 1 = ?").completion_tokens > 0
+
+
+def test_evaluation_card_and_outcomes(folders: list[str], tmp_path: Path) -> None:
+    assert main([*folders, "evaluate", "--queries", "40", "--seed", "5"]) == 0
+    assert main([*folders, "card"]) == 0
+    manifest = json.loads((weights_of(folders) / "manifest.json").read_text())
+    card = (weights_of(folders) / "MODEL_CARD.md").read_text()
+    assert "On 40 fresh worksheets (seed 5)" in card
+    assert (weights_of(folders) / "training_curve.svg").stat().st_size > 1000
+    for name in MODELS:
+        assert f"{manifest[name]['parameters']:,}" in card
+        assert manifest[name]["evaluation"]["n"] == 40
+        assert manifest[name]["cpu_us_per_query"] > 0
+        assert manifest[name]["price"]["output_nanousd"] >= 0
+    assert main([*folders, "outcomes", "--queries", "6", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"queries.csv.gz", "outcomes.csv.gz", "prices.csv"}
+    with (tmp_path / "prices.csv").open(newline="") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert list(rows) == sorted(MODELS)
+    for name, row in rows.items():
+        assert float(row["usd_per_m_output"]) * 1e9 == manifest[name]["price"]["output_nanousd"]
+        assert row["version"] == model_version(manifest[name]["sha256"])
+
+
+def test_another_recipe_in_the_folder_is_one_sentence(
+    folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*folders, "train", "small", "--steps", "48"]) == 1
+    assert "belongs to another recipe" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_a_checkpoint(tmp_path: Path) -> None:
+    module = "headgate.worker.backends.builtin.train"
+    command = [sys.executable, "-u", "-m", module, "--runs", str(tmp_path), "train", "small"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 60
+        rest = process.stdout.read()
+    assert time.monotonic() < deadline
+    assert process.returncode == 130
+    assert first.startswith("small  step")
+    assert "the same command goes on from there" in rest
+    assert (tmp_path / "small.pt").exists()

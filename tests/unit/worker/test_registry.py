@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from headgate.worker.backends import registry
+from headgate.worker.backends.base import NotLoadableError
+from headgate.worker.backends.replay import ReplayBackend
+
+
+def test_finds_a_backend_by_its_entry_point() -> None:
+    assert registry.find("replay") is ReplayBackend
+
+
+def test_an_unknown_name_lists_what_is_installed() -> None:
+    with pytest.raises(NotLoadableError, match=r"no backend 'bultin'; installed: builtin, openai, replay"):
+        registry.find("bultin")
+
+
+def test_a_missing_module_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("torn", "headgate_absent.module:Backend", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    with pytest.raises(NotLoadableError, match=r"'torn' needs the module 'headgate_absent'.*pip install"):
+        registry.find("torn")
