@@ -1,0 +1,9 @@
+"""The gateway: the process in front, which serves `RouterService`.
+
+servicer      wire in, wire out; errors become statuses here
+admission     who calls, and is there room
+conductor     performs the cascade's commands; the only place that calls workers
+answer_cache  when a reply may be used again
+workers       the channels to the pool, and what each worker says of itself
+records       what is kept of a finished request, and how it gets into the ledger
+"""

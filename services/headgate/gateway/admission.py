@@ -1,0 +1,182 @@
+"""Who calls, and is there room: both are asked before a request's body is read.
+
+Keys are `id.secret` in `authorization: Bearer …`. The config holds HMAC-SHA-256(pepper, secret) only. Without
+a key nothing but the health service answers, unknown methods included, unless the gateway is open.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from headgate.adapters import status_map
+from headgate.adapters.config import Config, TenantConfig
+from headgate.adapters.status_map import KeyInvalidError, KeyMissingError, OverloadedError, ServiceError
+from headgate.router.types import Objective
+
+OPEN_TENANT: Final = "open"
+"""Who callers without a key are while the gateway is open."""
+SHED_RETRY_S: Final = 0.5
+_SCHEME: Final = "bearer "
+_HEALTH: Final = "/grpc.health.v1.Health/"
+
+# Text, because gRPC's classes take parameters only in its stubs.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The tenant behind a call, and what it may ask."""
+
+    tenant: str
+    allowed: frozenset[str] | None = None
+    """Models that it may use; None means all."""
+    objective: Objective | None = None
+    """Its own; None means the gateway's."""
+    loosest_risk_target: float | None = None
+    """The largest risk target that its queries may ask; None means any."""
+
+
+CALLER: Final[ContextVar[Caller]] = ContextVar("headgate_caller")
+"""Set for the time of one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    caller: Caller
+    digest: bytes
+    expires: float
+
+
+class Keyring:
+    """Turns credentials into callers."""
+
+    def __init__(self, config: Config, pepper: bytes) -> None:
+        self._pepper = pepper
+        self._open = config.gateway.open
+        self._keys = {
+            key.id: _Key(_caller(name, tenant, config), bytes.fromhex(key.hmac_sha256), _instant(key.expires))
+            for name, tenant in config.tenants.items()
+            for key in tenant.keys
+        }
+
+    def identify(self, authorization: str | bytes | None, now: float) -> Caller:
+        """The caller with these credentials. Raises KeyMissingError or KeyInvalidError, never saying why."""
+        if self._open and (authorization is None or not self._keys):
+            return Caller(OPEN_TENANT)
+        if not authorization:
+            raise KeyMissingError("send a key in call metadata: authorization: Bearer <id>.<secret>")
+        key = self._matching(authorization)
+        if key is None or now >= key.expires:
+            raise KeyInvalidError("the key is unknown, wrong or expired")
+        return key.caller
+
+    def _matching(self, authorization: str | bytes) -> _Key | None:
+        text = authorization if isinstance(authorization, str) else authorization.decode("latin-1")
+        if text[: len(_SCHEME)].lower() != _SCHEME:
+            return None
+        identifier, _, secret = text[len(_SCHEME) :].strip().partition(".")
+        key = self._keys.get(identifier)
+        # An unknown id costs the same comparison as a wrong secret.
+        matches = hmac.compare_digest(digest(self._pepper, secret), key.digest if key else bytes(32))
+        return key if matches else None
+
+
+def digest(pepper: bytes, secret: str) -> bytes:
+    """What the config keeps of a secret: HMAC-SHA-256(pepper, secret)."""
+    return hmac.digest(pepper, secret.encode("utf-8", "surrogateescape"), "sha256")
+
+
+class Room:
+    """Counts requests inside; over `most` the next one is shed."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.inside = 0
+
+    def check(self) -> None:
+        """Raises OverloadedError when there is no room."""
+        if self.inside >= self.most:
+            raise OverloadedError("the gateway is full", retry_after_s=SHED_RETRY_S)
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Takes a place for the time of a `with` block. Raises OverloadedError."""
+        self.check()
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+
+class Door(grpc.aio.ServerInterceptor):
+    """Stands before every method of the public port; only health is open to all."""
+
+    def __init__(
+        self,
+        keys: Keyring,
+        room: Room,
+        now: Callable[[], float],
+        refused: Callable[[str, ServiceError], None],
+    ) -> None:
+        """`refused` is told method and error of every call that is turned away."""
+        self.keys = keys
+        self._room = room
+        self._now = now
+        self._refused = refused
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """The method's handler for a caller that may enter, else one that refuses and reads no body."""
+        method = handler_call_details.method
+        if method.startswith(_HEALTH):
+            return await continuation(handler_call_details)
+        try:
+            CALLER.set(self.keys.identify(_authorization(handler_call_details), self._now()))
+            self._room.check()
+        except ServiceError as error:
+            self._refused(method, error)
+            return _refusal(error)
+        return await continuation(handler_call_details)
+
+
+def _authorization(details: grpc.HandlerCallDetails) -> str | bytes | None:
+    metadata: Mapping[str, str | bytes] = dict(details.invocation_metadata or ())
+    return metadata.get("authorization")
+
+
+def _refusal(error: ServiceError) -> Handler:
+    async def refuse(_requests: object, context: Context) -> None:
+        await status_map.abort(context, error)
+
+    # A streaming handler starts before any message is read; a refusal looks the same for every kind.
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _caller(name: str, tenant: TenantConfig, config: Config) -> Caller:
+    own = tenant.risk_target
+    return Caller(
+        tenant=name,
+        allowed=frozenset(tenant.models) if tenant.models is not None else None,
+        objective=Objective(risk_target=own) if own is not None else None,
+        loosest_risk_target=tenant.max_risk_target or own or config.policy.risk_target,
+    )
+
+
+def _instant(expires: str | None) -> float:
+    if expires is None:
+        return float("inf")
+    return datetime.fromisoformat(expires).replace(tzinfo=UTC).timestamp()

@@ -1,0 +1,53 @@
+"""Reads the bundle file, and keeps the last good one when the next is bad."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from headgate.router import bundle as brain
+from headgate.router.bundle import Bundle
+from headgate.router.errors import BundleError
+
+_LOG = structlog.get_logger(__name__)
+BUILTIN: Final = "builtin"
+_BUILTIN_FILE: Final = "bundles/builtin.bundle"
+
+
+class BundleStore:
+    """The bundle in force. None until one was loaded: then everything goes to the reference model."""
+
+    def __init__(self) -> None:
+        self.current: Bundle | None = None
+
+    async def load(self, name: str) -> Bundle | None:
+        """Takes the bundle called `name`, `builtin` or a path, into force.
+
+        BundleError says what is wrong with it; then the old one stays. None if a release has no built-in one.
+        """
+        found = await self.read(name)
+        self.current = found
+        _LOG.info("bundle loaded", bundle=found.version if found else "", file=name)
+        return found
+
+    async def read(self, name: str) -> Bundle | None:
+        """The bundle, checked but not yet in force. Raises BundleError."""
+        return await asyncio.to_thread(_read, name)
+
+
+def _read(name: str) -> Bundle | None:
+    if name == BUILTIN:
+        file = resources.files("headgate.gateway").joinpath(_BUILTIN_FILE)
+        return brain.load(file.read_bytes()) if file.is_file() else None
+    try:
+        data = Path(name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"policy.bundle: {name} cannot be read: {error.strerror}") from None
+    try:
+        return brain.load(data)
+    except BundleError as error:
+        raise BundleError(f"policy.bundle: {name}: {error}") from None

@@ -1,0 +1,469 @@
+"""Performs what the brain's cascade commands, for one request after the other. Only this file calls workers.
+
+decide ─▶ answer cache ─▶ worker ─▶ Answer, or again, or another model, or give up
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import grpc
+import grpc.aio
+import structlog
+
+from headgate.adapters import status_map
+from headgate.adapters.status_map import (
+    ContextTooLongError,
+    DeadlineError,
+    InvalidRequestError,
+    ModelUnknownError,
+    OverloadedError,
+    PermissionDeniedError,
+    ServiceError,
+    WorkerUnavailableError,
+)
+from headgate.adapters.telemetry import Metrics
+from headgate.gateway import answer_cache, convert, records
+from headgate.gateway.admission import Caller
+from headgate.gateway.answer_cache import AnswerCache
+from headgate.gateway.bundle_store import BundleStore
+from headgate.gateway.records import Ended, Recorder
+from headgate.gateway.sessions import Sessions
+from headgate.gateway.workers import Call, Worker, Workers
+from headgate.router.cascade import Answer, CallModel, Cascade, Command, Failed, Finished, GiveUp, Received
+from headgate.router.cost import call_cost, estimate_tokens
+from headgate.router.errors import ObjectiveError, RouterError
+from headgate.router.types import Decision, Objective, Pool, Query, Reason
+from headgate.v1 import router_pb2, types_pb2, worker_pb2
+
+_LOG = structlog.get_logger(__name__)
+HOP_S: Final = 0.005
+"""What the gateway keeps of the time left, so that its own word arrives before the caller's deadline."""
+COME_BACK_S: Final = 1.0
+WITHOUT_BUNDLE: Final = Objective(risk_target=0.05)
+"""Aimed at when neither tenant, config nor bundle say; without a bundle it changes nothing."""
+
+Event = router_pb2.StreamGenerateResponse
+Deliver = Callable[[Event], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request on arrival. Instants are those of `time.perf_counter`."""
+
+    caller: Caller
+    at: float
+    deadline: float
+
+
+@dataclass(slots=True)
+class Journey:
+    """What is known of a request on its way."""
+
+    arrival: Arrival
+    wire: types_pb2.Query
+    request_id: str
+    deliver: Deliver | None = None
+    """Sends an event to the caller; None collects the answer."""
+    decision: Decision | None = None
+    cache_status: types_pb2.CacheStatus.ValueType = types_pb2.CACHE_STATUS_BYPASS
+    attempts: list[types_pb2.Attempt] = field(default_factory=list)
+    degraded: set[types_pb2.Degradation.ValueType] = field(default_factory=set)
+    waited: float = 0.0
+    text: list[str] = field(default_factory=list)
+    """The answer so far, of the attempt that runs."""
+    finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED
+    usage: types_pb2.Usage = field(default_factory=types_pb2.Usage)
+    failure: ServiceError | None = None
+
+    @property
+    def delivered(self) -> bool:
+        """Whether text has reached the caller."""
+        return self.deliver is not None and bool(self.text)
+
+    def seconds_left(self) -> float:
+        """What a call that starts now may take."""
+        return self.arrival.deadline - time.perf_counter() - HOP_S
+
+
+class Conductor:
+    """Answers queries."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        bundles: BundleStore,
+        cache: AnswerCache,
+        sessions: Sessions,
+        recorder: Recorder,
+        metrics: Metrics,
+        objective: Objective | None,
+    ) -> None:
+        """`objective` is the operator's; None means the bundle's own."""
+        self.objective = objective
+        self._workers = workers
+        self._bundles = bundles
+        self._cache = cache
+        self._sessions = sessions
+        self._recorder = recorder
+        self._metrics = metrics
+
+    def default_objective(self) -> Objective:
+        """What queries aim at whose tenant has no objective: the operator's, else the bundle's."""
+        bundle = self._bundles.current
+        own = Objective(risk_target=bundle.default_risk_target) if bundle else WITHOUT_BUNDLE
+        return self.objective or own
+
+    async def route(self, arrival: Arrival, query: types_pb2.Query) -> types_pb2.Decision:
+        """Decides and calls nobody. Raises what `answer` raises before it calls a worker."""
+        journey = _journey(arrival, query)
+        _, command = await self._decide(journey)
+        return self._decision(journey, command.model)
+
+    async def answer(
+        self, arrival: Arrival, query: types_pb2.Query, deliver: Deliver | None = None
+    ) -> router_pb2.GenerateResponse:
+        """The answer; with `deliver` its decision, text and switches go there as they come about.
+
+        Raises ServiceError or RouterError. Whatever happens, a record is written and no call is left running.
+        """
+        journey = _journey(arrival, query, deliver)
+        code = "INTERNAL"
+        final = None
+        try:
+            answer = await self._answer(journey)
+            code, final = "OK", answer.decision
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except (ServiceError, RouterError) as error:
+            code = status_map.code_of(error)[0].name
+            raise
+        finally:
+            self._record(journey, code, final)
+        return answer
+
+    async def _answer(self, journey: Journey) -> router_pb2.GenerateResponse:
+        cascade, command = await self._decide(journey)
+        at = self._key(journey, command.model)
+        kept = await self._look_up(journey, at)
+        if journey.deliver is not None:
+            await journey.deliver(Event(decision=self._decision(journey, command.model)))
+        if kept is not None:
+            return await self._replay(journey, kept, command.model)
+        last: Command = command
+        while isinstance(last, CallModel):
+            last = cascade.feed(await self._perform(journey, last))
+        if isinstance(last, GiveUp):
+            raise journey.failure or WorkerUnavailableError("no worker answered")
+        return await self._finish(journey, last, at)
+
+    async def _decide(self, journey: Journey) -> tuple[Cascade, CallModel]:
+        pool = self._pool(journey)
+        session = await self._sessions.model(journey.arrival.caller.tenant, journey.wire.session)
+        wanted = self._objective(journey)
+        query = convert.query(journey.wire, wanted, journey.arrival.caller.allowed, session)
+        cascade, command = self._first_command(journey, query, pool)
+        journey.decision = command.decision
+        if command.decision.reason is Reason.NO_CERTIFICATE:
+            journey.degraded.add(types_pb2.DEGRADATION_CERTIFICATE)
+        if any(worker.name not in pool for worker in self._workers):
+            journey.degraded.add(types_pb2.DEGRADATION_WORKER)
+        if command.decision.reason is Reason.BRAIN_FAILED:
+            journey.degraded.add(types_pb2.DEGRADATION_BRAIN)
+        self._metrics.decisions.labels(command.model, command.decision.reason.value).inc()
+        return cascade, command
+
+    def _first_command(self, journey: Journey, query: Query, pool: Pool) -> tuple[Cascade, CallModel]:
+        cascade = Cascade(self._bundles.current, pool, now=time.time())
+        try:
+            return cascade, _call(cascade.feed(Received(query)))
+        except ObjectiveError:
+            # Only who asked for the impossible is told no; an operator's objective that no certificate meets
+            # leaves everything to the reference model.
+            if journey.wire.HasField("policy_override"):
+                raise
+            reason = Reason.NO_CERTIFICATE
+        except RouterError:
+            raise
+        except Exception:
+            _LOG.exception("the brain failed", request_id=journey.request_id)
+            reason = Reason.BRAIN_FAILED
+        cascade = Cascade(None, pool, now=time.time())
+        command = _call(cascade.feed(Received(query)))
+        return cascade, replace(command, decision=replace(command.decision, reason=reason))
+
+    def _pool(self, journey: Journey) -> Pool:
+        """The pool for this query. Says no to a pin that the tenant may not use or the pool does not have."""
+        pinned, allowed = journey.wire.model, journey.arrival.caller.allowed
+        if pinned and pinned not in self._workers:
+            raise ModelUnknownError("query.model: the pool has no such model")
+        if pinned and allowed is not None and pinned not in allowed:
+            raise PermissionDeniedError("query.model: the tenant may not use this model")
+        pool = self._workers.pool
+        if pool is None or (pinned and pinned not in pool):
+            raise WorkerUnavailableError(self._nobody(), retry_after_s=COME_BACK_S)
+        return pool
+
+    def _nobody(self) -> str:
+        """Why no model can answer, in one sentence."""
+        causes = [f"{worker.name}: {worker.out_because}" for worker in self._workers if worker.out_because]
+        return "no worker serves yet" + (f" ({'; '.join(causes)})" if causes else "")
+
+    def _objective(self, journey: Journey) -> Objective:
+        caller = journey.arrival.caller
+        if journey.wire.HasField("policy_override"):
+            wanted = convert.objective(journey.wire.policy_override)
+            _check_permitted(caller, wanted)
+            return wanted
+        return caller.objective or self.default_objective()
+
+    def _key(self, journey: Journey, model: str) -> answer_cache.Key | None:
+        described = self._workers[model].model
+        if journey.decision is None or described is None or not answer_cache.repeatable(journey.wire):
+            return None
+        tenant = journey.arrival.caller.tenant
+        return answer_cache.key(tenant, journey.wire, journey.decision, described.version)
+
+    async def _look_up(
+        self, journey: Journey, at: answer_cache.Key | None
+    ) -> router_pb2.GenerateResponse | None:
+        if at is None:
+            return None
+        journey.cache_status, kept = await self._cache.look_up(at)
+        if journey.cache_status == types_pb2.CACHE_STATUS_UNAVAILABLE:
+            journey.degraded.add(types_pb2.DEGRADATION_CACHE)
+        self._metrics.cache.labels(types_pb2.CacheStatus.Name(journey.cache_status)).inc()
+        return kept
+
+    async def _replay(
+        self, journey: Journey, kept: router_pb2.GenerateResponse, model: str
+    ) -> router_pb2.GenerateResponse:
+        journey.finish_reason = kept.finish_reason
+        journey.usage = kept.usage
+        await self._deliver(journey, convert.text(kept.message))
+        return self._response(journey, model)
+
+    async def _perform(self, journey: Journey, command: CallModel) -> Finished | Failed:
+        """One call of a worker, or none where it has no chance."""
+        worker = self._workers[command.model]
+        if not worker.callable_now():
+            journey.failure = journey.failure or _unreachable(worker)
+            return Failed(worker.name, retryable=True, delivered=False)
+        if journey.attempts and not worker.retries.spend():
+            return Failed(worker.name, retryable=False, delivered=False)
+        if command.fallback:
+            await self._switch(journey, worker)
+        journey.text.clear()
+        try:
+            await self._call(journey, worker)
+        except ServiceError as failure:
+            journey.failure = failure
+            return Failed(worker.name, isinstance(failure, WorkerUnavailableError), journey.delivered)
+        worker.retries.earn()
+        return Finished(worker.name)
+
+    async def _switch(self, journey: Journey, worker: Worker) -> None:
+        left = journey.decision.model if journey.decision else ""
+        journey.degraded.add(types_pb2.DEGRADATION_WORKER)
+        self._metrics.fallbacks.labels(worker.name).inc()
+        if journey.deliver is not None:
+            switched = router_pb2.ModelSwitched(from_model=left, to_model=worker.name)
+            await journey.deliver(Event(model_switched=switched))
+
+    async def _call(self, journey: Journey, worker: Worker) -> None:
+        """Calls the worker once and delivers its text. Raises ServiceError; an attempt is always noted."""
+        left = journey.seconds_left()
+        if left <= 0:
+            raise DeadlineError("the deadline passed")
+        started, usage, code = time.perf_counter(), None, grpc.StatusCode.CANCELLED
+        call = worker.stub.Generate(_request(journey), timeout=left)
+        worker.calls.add(call)
+        try:
+            usage = await self._read(journey, call)
+            code = grpc.StatusCode.OK
+            worker.breaker.succeeded()
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            raise _failure(worker, error) from None
+        except _CutError:
+            code = grpc.StatusCode.UNAVAILABLE
+            worker.breaker.failed()
+            raise _unreachable(worker) from None
+        finally:
+            call.cancel()
+            worker.calls.discard(call)
+            self._note(journey, worker, code, usage, time.perf_counter() - started)
+
+    async def _read(self, journey: Journey, call: Call) -> types_pb2.Usage:
+        """Delivers chunks up to the last one; returns its usage. Raises _CutError when there is none."""
+        while True:
+            asked = time.perf_counter()
+            try:
+                chunk = await call.read()
+            except asyncio.CancelledError:
+                if _cancelled_from_outside():
+                    raise
+                raise _CutError from None
+            finally:
+                journey.waited += time.perf_counter() - asked
+            if not isinstance(chunk, worker_pb2.WorkerServiceGenerateResponse):
+                raise _CutError
+            await self._deliver(journey, chunk.text)
+            if chunk.finish_reason:
+                journey.finish_reason = chunk.finish_reason
+                journey.usage = chunk.usage
+                return chunk.usage
+
+    async def _deliver(self, journey: Journey, text: str) -> None:
+        if text:
+            journey.text.append(text)
+            if journey.deliver is not None:
+                await journey.deliver(Event(delta=router_pb2.Delta(text=text)))
+
+    def _note(
+        self,
+        journey: Journey,
+        worker: Worker,
+        code: grpc.StatusCode,
+        usage: types_pb2.Usage | None,
+        seconds: float,
+    ) -> None:
+        """Adds an attempt; one that ended badly is charged for what it is seen to have used."""
+        if usage is None:
+            usage = _estimated(journey) if journey.text else types_pb2.Usage(estimated=True)
+        price = worker.model.price if worker.model else None
+        cost = call_cost(price, usage.prompt_tokens, usage.completion_tokens) if price else 0
+        attempt = types_pb2.Attempt(model=worker.name, code=code.value[0], usage=usage, cost_nanousd=cost)
+        attempt.duration.FromNanoseconds(round(seconds * 1e9))
+        journey.attempts.append(attempt)
+        self._metrics.attempts.labels(worker.name, code.name).inc()
+        self._metrics.cost.labels(worker.name).inc(cost)
+
+    async def _finish(
+        self, journey: Journey, end: Answer, at: answer_cache.Key | None
+    ) -> router_pb2.GenerateResponse:
+        caller = journey.arrival.caller
+        await self._sessions.keep(caller.tenant, journey.wire.session, end.model)
+        response = self._response(journey, end.model)
+        if at is not None:
+            self._cache.keep(at, response)
+        return response
+
+    def _response(self, journey: Journey, model: str) -> router_pb2.GenerateResponse:
+        part = types_pb2.Part(text="".join(journey.text))
+        return router_pb2.GenerateResponse(
+            message=types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, parts=[part]),
+            finish_reason=journey.finish_reason,
+            usage=journey.usage,
+            decision=self._decision(journey, model),
+        )
+
+    def _decision(self, journey: Journey, model: str) -> types_pb2.Decision:
+        """The decision as it stands now."""
+        if journey.decision is None:
+            return types_pb2.Decision(request_id=journey.request_id)
+        if self._recorder.degraded:
+            journey.degraded.add(types_pb2.DEGRADATION_LEDGER)
+        wire = convert.decision(journey.decision, journey.request_id, model)
+        wire.cost_nanousd = sum(attempt.cost_nanousd for attempt in journey.attempts)
+        wire.cache_status = journey.cache_status
+        wire.attempts.extend(journey.attempts)
+        wire.degraded.extend(sorted(journey.degraded))
+        wire.overhead.FromNanoseconds(round(_overhead(journey) * 1e9))
+        return wire
+
+    def _record(self, journey: Journey, code: str, final: types_pb2.Decision | None) -> None:
+        decision = final or self._decision(journey, _last_model(journey))
+        took = time.perf_counter() - journey.arrival.at
+        finish = types_pb2.FinishReason.Name(journey.finish_reason)
+        self._metrics.overhead.observe(_overhead(journey))
+        ended = Ended(code, took, finish, journey.usage)
+        tenant = journey.arrival.caller.tenant
+        self._recorder.record(records.request(tenant, decision, journey.wire.metadata, ended, time.time()))
+
+
+class _CutError(Exception):
+    """A worker's stream ended without its last chunk."""
+
+
+def _journey(arrival: Arrival, query: types_pb2.Query, deliver: Deliver | None = None) -> Journey:
+    return Journey(arrival, query, query.request_id or uuid.uuid4().hex, deliver)
+
+
+def _call(command: Command) -> CallModel:
+    if not isinstance(command, CallModel):
+        raise TypeError("the cascade's first command is a call")
+    return command
+
+
+def _check_permitted(caller: Caller, wanted: Objective) -> None:
+    loosest = caller.loosest_risk_target
+    if loosest is None:
+        return
+    if wanted.risk_target is None:
+        raise PermissionDeniedError(
+            "query.policy_override: the tenant has a risk target and may not ask for a budget"
+        )
+    if wanted.risk_target > loosest:
+        raise PermissionDeniedError(
+            f"query.policy_override.risk_target: the tenant may ask for {loosest:g} at most"
+        )
+
+
+def _request(journey: Journey) -> worker_pb2.WorkerServiceGenerateRequest:
+    return worker_pb2.WorkerServiceGenerateRequest(
+        messages=journey.wire.messages, sampling=journey.wire.sampling, request_id=journey.request_id
+    )
+
+
+def _overhead(journey: Journey) -> float:
+    return time.perf_counter() - journey.arrival.at - journey.waited
+
+
+def _last_model(journey: Journey) -> str:
+    if journey.attempts:
+        return journey.attempts[-1].model
+    return journey.decision.model if journey.decision else ""
+
+
+def _estimated(journey: Journey) -> types_pb2.Usage:
+    prompt = sum(estimate_tokens(convert.text(message)) for message in journey.wire.messages)
+    written = estimate_tokens("".join(journey.text))
+    return types_pb2.Usage(prompt_tokens=prompt, completion_tokens=written, estimated=True)
+
+
+def _cancelled_from_outside() -> bool:
+    """Whether the request itself was cancelled, not only its call."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _failure(worker: Worker, error: grpc.aio.AioRpcError) -> ServiceError:
+    """The worker's failure in the caller's terms. A transport's words name addresses and stay here."""
+    said = status_map.of_call(error)
+    match error.code():
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineError("the deadline passed before the answer was finished")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            pause = status_map.retry_after_s(said) if said else None
+            return OverloadedError(
+                f"the worker of model {worker.name} is full", retry_after_s=pause or COME_BACK_S
+            )
+        case grpc.StatusCode.INVALID_ARGUMENT if said:
+            too_long = status_map.reason_of(said) == status_map.TABLE[ContextTooLongError][1]
+            return (ContextTooLongError if too_long else InvalidRequestError)(said.message)
+        case grpc.StatusCode.NOT_FOUND:
+            return _unreachable(worker)
+    worker.breaker.failed()
+    return _unreachable(worker)
+
+
+def _unreachable(worker: Worker) -> WorkerUnavailableError:
+    sentence = f"the worker of model {worker.name} cannot be reached or failed"
+    return WorkerUnavailableError(sentence, retry_after_s=COME_BACK_S)

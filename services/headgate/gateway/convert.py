@@ -1,0 +1,113 @@
+"""Between the wire's messages and the brain's values; nothing here decides anything."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf import timestamp_pb2
+
+from headgate.router import cost
+from headgate.router.types import Certificate, Decision, ModelEstimate, Objective, Query, Reason
+from headgate.v1 import types_pb2
+
+READ_BYTES: Final = 4096
+"""What the brain reads from each end of a long turn."""
+
+_REASONS: Final = {reason: types_pb2.Reason.Value(f"REASON_{reason.name}") for reason in Reason}
+
+
+def objective(override: types_pb2.PolicyOverride) -> Objective:
+    """What the query asks of the policy; one of its fields is set."""
+    if override.WhichOneof("objective") == "risk_target":
+        return Objective(risk_target=override.risk_target)
+    return Objective(budget_nanousd=override.budget_nanousd)
+
+
+def query(
+    wire: types_pb2.Query, wanted: Objective, allowed: frozenset[str] | None, session_model: str
+) -> Query:
+    """What the brain reads of a query."""
+    *earlier, last = wire.messages
+    asked = text(last)
+    system = [text(message) for message in earlier if message.role == types_pb2.ROLE_SYSTEM]
+    history = [text(message) for message in earlier if message.role != types_pb2.ROLE_SYSTEM]
+    return Query(
+        text=_ends(asked),
+        objective=wanted,
+        system_bytes=sum(map(_bytes, system)),
+        history_turns=len(history),
+        history_bytes=sum(map(_bytes, history)),
+        prompt_tokens=sum(map(cost.estimate_tokens, (asked, *system, *history))),
+        temperature=wire.sampling.temperature,
+        top_p=wire.sampling.top_p if wire.sampling.HasField("top_p") else 1.0,
+        max_tokens=wire.sampling.max_tokens,
+        stops=len(wire.sampling.stop),
+        pinned=wire.model,
+        allowed=allowed,
+        session_model=session_model,
+    )
+
+
+def text(message: types_pb2.Message) -> str:
+    """The message's text parts, joined."""
+    return "".join(part.text for part in message.parts)
+
+
+def decision(of: Decision, request_id: str, answering: str) -> types_pb2.Decision:
+    """The decision as it travels; `answering` is the model whose answer is delivered."""
+    wire = types_pb2.Decision(
+        request_id=request_id,
+        model=answering,
+        reason=_REASONS[of.reason],
+        explanation=of.explanation,
+        estimates=map(_estimate, of.estimates),
+        expected_cost_nanousd=of.expected_cost_nanousd,
+        bundle_version=of.bundle_version,
+        policy_version=of.policy_version,
+        # A fallback's answer is not the policy's choice, and the certificate speaks of nothing else.
+        certificate=certificate(of.certificate) if of.certificate and answering == of.model else None,
+        out_of_distribution=of.out_of_distribution,
+    )
+    setattr(wire, "lambda", of.lam)  # Python's keyword is the field's name.
+    return wire
+
+
+def certificate(of: Certificate) -> types_pb2.Certificate:
+    """The certificate as it travels."""
+    return types_pb2.Certificate(
+        id=of.id,
+        loss=of.loss,
+        risk_target=of.risk_target,
+        confidence=of.confidence,
+        n=of.n,
+        data_fingerprint=of.data_fingerprint,
+        created=_instant(of.created),
+        expires=_instant(of.expires) if of.expires is not None else None,
+        reference_model=of.reference,
+        window=of.window,
+    )
+
+
+def _estimate(of: ModelEstimate) -> types_pb2.ModelEstimate:
+    return types_pb2.ModelEstimate(
+        model=of.model,
+        p_correct=of.p_correct,
+        spread=of.spread,
+        expected_cost_nanousd=of.expected_cost_nanousd,
+        excluded_because=of.excluded_because,
+    )
+
+
+def _bytes(turn: str) -> int:
+    return len(turn.encode())
+
+
+def _ends(turn: str) -> str:
+    raw = turn.encode()
+    if len(raw) <= 2 * READ_BYTES:
+        return turn
+    return raw[:READ_BYTES].decode("utf-8", "ignore") + raw[-READ_BYTES:].decode("utf-8", "ignore")
+
+
+def _instant(seconds: float) -> timestamp_pb2.Timestamp:
+    return timestamp_pb2.Timestamp(seconds=int(seconds), nanos=round(seconds % 1 * 1e9) % 1_000_000_000)

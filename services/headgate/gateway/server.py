@@ -1,0 +1,273 @@
+"""The life of a gateway process: built from its settings, serving, reloaded, drained."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from headgate.adapters import channels, validation
+from headgate.adapters.config import Config, PolicyConfig, TlsConfig
+from headgate.adapters.decoding import Decoding
+from headgate.adapters.ports import SideRoomError
+from headgate.adapters.redis_rooms import Rooms
+from headgate.adapters.settings import ConfigError, Loaded
+from headgate.adapters.status_map import InvalidRequestError, ReloadError, ServiceError, code_of
+from headgate.adapters.telemetry import Metrics
+from headgate.gateway import status
+from headgate.gateway.admin import AdminServicer, Controls
+from headgate.gateway.admission import Door, Keyring, Room
+from headgate.gateway.answer_cache import AnswerCache
+from headgate.gateway.bundle_store import BundleStore
+from headgate.gateway.conductor import Conductor
+from headgate.gateway.records import Recorder
+from headgate.gateway.servicer import SERVICE, RouterServicer
+from headgate.gateway.sessions import Sessions
+from headgate.gateway.workers import Worker, Workers
+from headgate.router.types import Objective
+from headgate.v1 import admin_pb2_grpc, router_pb2, router_pb2_grpc, types_pb2
+
+_LOG = structlog.get_logger(__name__)
+WAIT_FOR_WORKERS_S: Final = 30.0
+"""How long a start waits for all workers; then it serves with those that are there."""
+_METHODS: Final = frozenset(
+    f"/{SERVICE}/{method.name}" for method in router_pb2.DESCRIPTOR.services_by_name["RouterService"].methods
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Everything that a process is built from; `secrets` are resolved."""
+
+    loaded: Loaded
+    pepper: bytes
+    redis_url: str | None
+    workers: Mapping[str, str]
+    """Each model's worker address."""
+    reuse_port: bool = False
+
+
+class PortTakenError(Exception):
+    """An address cannot be listened on."""
+
+
+class Gateway:
+    """One gateway process."""
+
+    def __init__(self, sources: Sources, read_again: Callable[[], Sources]) -> None:
+        """`read_again` reads the settings anew for a reload; it raises ConfigError."""
+        config = sources.loaded.config
+        self._sources = sources
+        self._read_again = read_again
+        self._metrics = Metrics()
+        self._bundles = BundleStore()
+        self._health = health.aio.HealthServicer()
+        self._rooms = Rooms(sources.redis_url, config.redis.ledger_length) if sources.redis_url else None
+        self._workers = Workers(config.pool, sources.workers, config.policy.reference, self._worker_changed)
+        store = self._rooms.store if self._rooms else None
+        self._cache = AnswerCache(store, config.cache.ttl_s)
+        self._cache.enabled = config.cache.enabled
+        self._recorder = Recorder(
+            self._rooms.ledger if self._rooms else None, self._metrics.ledger_dropped.inc
+        )
+        self._room = Room(config.gateway.max_concurrent)
+        self._door = Door(Keyring(config, sources.pepper), self._room, time.time, self._count_refusal)
+        self._conductor = Conductor(
+            self._workers, self._bundles, self._cache, Sessions(store), self._recorder, self._metrics,
+            _objective(config.policy),
+        )  # fmt: skip
+        self._draining = False
+        self._public = self._public_server()
+        self._admin = self._admin_server()
+
+    async def start(self) -> dict[str, str]:
+        """Serves; returns the addresses of `listen`, `admin` and `metrics` with their real ports.
+
+        Raises PortTakenError, PortInUseError, BundleError or ConfigError, each with one sentence.
+        """
+        gateway = self._sources.loaded.config.gateway
+        addresses = {
+            "listen": _bind(self._public, gateway.listen, _credentials(gateway.tls)),
+            "admin": _bind(self._admin, gateway.admin_listen, None),
+            "metrics": self._metrics.serve(gateway.metrics_listen),
+        }
+        await self._bundles.load(self._sources.loaded.config.policy.bundle)
+        self._recorder.start()
+        self._watch_gauges()
+        await self._warm_up()
+        await self._workers.start(WAIT_FOR_WORKERS_S)
+        await self._public.start()
+        await self._admin.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        return addresses
+
+    async def _warm_up(self) -> None:
+        """Compiles the rules of requests and connects to Redis, so that no caller waits for either."""
+        for request in (
+            router_pb2.GenerateRequest,
+            router_pb2.StreamGenerateRequest,
+            router_pb2.RouteRequest,
+        ):
+            with suppress(InvalidRequestError):
+                validation.check(request(query=types_pb2.Query()))
+        if self._rooms is not None:
+            with suppress(SideRoomError):
+                await self._rooms.store.get("warm-up")
+
+    async def drain(self) -> None:
+        """Says NOT_SERVING, goes on for the lame-duck time, lets requests end, then writes what waits."""
+        gateway = self._sources.loaded.config.gateway
+        self._draining = True
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(gateway.lame_duck_s)
+        await self._public.stop(gateway.drain_s)
+        await self._admin.stop(0)
+        await self.close()
+
+    async def close(self) -> None:
+        """Lets go of everything that is held outside of the process."""
+        await self._workers.close()
+        await self._cache.settle()
+        await self._recorder.close()
+        if self._rooms is not None:
+            await self._rooms.close()
+
+    def status(self) -> status.Status:
+        """What is loaded and what is missing."""
+        return status.report(
+            self._workers, self._bundles.current, self._conductor.default_objective(), self._degradations(),
+            self._metrics, draining=self._draining,
+        )  # fmt: skip
+
+    async def reload_config(self) -> str:
+        """Takes the settings as they are now; returns their digest. Raises ReloadError or BundleError."""
+        try:
+            fresh = self._read_again()
+        except ConfigError as error:
+            raise ReloadError(str(error)) from None
+        old, new = self._sources.loaded.config, fresh.loaded.config
+        fixed = needs_restart(old, new)
+        if fixed:
+            raise ReloadError(f"{fixed}: takes effect only with a restart")
+        if new.policy.bundle != old.policy.bundle:
+            await self._bundles.load(new.policy.bundle)
+        self._take(fresh)
+        _LOG.info("config reloaded", digest=fresh.loaded.digest)
+        return fresh.loaded.digest
+
+    async def reload_bundle(self) -> str:
+        """Reads the bundle file again and returns its version. Raises BundleError; then the old one stays."""
+        bundle = await self._bundles.load(self._sources.loaded.config.policy.bundle)
+        return bundle.version if bundle else ""
+
+    def _take(self, fresh: Sources) -> None:
+        config = fresh.loaded.config
+        self._sources = fresh
+        self._door.keys = Keyring(config, fresh.pepper)
+        self._room.most = config.gateway.max_concurrent
+        self._cache.ttl_s = config.cache.ttl_s
+        self._cache.enabled = config.cache.enabled
+        self._conductor.objective = _objective(config.policy)
+
+    def _public_server(self) -> grpc.aio.Server:
+        options = channels.server_options(public=True, reuse_port=self._sources.reuse_port)
+        server = grpc.aio.server(interceptors=[self._door, Decoding()], options=options)
+        servicer = RouterServicer(self._conductor, self._recorder, self._room, self._metrics)
+        router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        return server
+
+    def _admin_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=[Decoding()], options=channels.server_options())
+        controls = Controls(self.status, self.reload_config, self.reload_bundle)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(controls), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        return server
+
+    async def _worker_changed(self, worker: Worker) -> None:
+        """Ready means: something can be answered."""
+        self._metrics.worker_serving.labels(worker.name).set(worker.serving)
+        serving = any(one.serving for one in self._workers)
+        states = health_pb2.HealthCheckResponse
+        await self._health.set(SERVICE, states.SERVING if serving else states.NOT_SERVING)
+
+    def _count_refusal(self, method: str, error: ServiceError) -> None:
+        known = method.rpartition("/")[2] if method in _METHODS else "other"
+        self._metrics.requests.labels(known, code_of(error)[0].name).inc()
+
+    def _degradations(self) -> list[str]:
+        missing = {
+            "CACHE": self._cache.degraded,
+            "LEDGER": self._recorder.degraded,
+            "WORKER": not all(worker.serving for worker in self._workers),
+        }
+        return [name for name, is_missing in missing.items() if is_missing]
+
+    def _watch_gauges(self) -> None:
+        self._metrics.inside.set_function(lambda: self._room.inside)
+        if self._rooms is not None:
+            breaker = self._rooms.breaker
+            self._metrics.redis_breaker_open.set_function(lambda: breaker.open)
+
+
+def needs_restart(old: Config, new: Config) -> str:
+    """The first setting that differs and cannot change while the process runs; empty when there is none."""
+    for name in (
+        "listen",
+        "admin_listen",
+        "metrics_listen",
+        "processes",
+        "open",
+        "tls",
+        "drain_s",
+        "lame_duck_s",
+    ):
+        if getattr(old.gateway, name) != getattr(new.gateway, name):
+            return f"gateway.{name}"
+    if old.policy.reference != new.policy.reference:
+        return "policy.reference"
+    for name in ("pool", "redis", "log_level"):
+        if getattr(old, name) != getattr(new, name):
+            return name
+    return ""
+
+
+def _objective(policy: PolicyConfig) -> Objective | None:
+    if policy.risk_target is None and policy.budget_nanousd is None:
+        return None
+    return Objective(policy.risk_target, policy.budget_nanousd)
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        raise PortTakenError(
+            f"cannot listen on {address}: the port is in use or the address is not this machine's"
+        ) from None
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _credentials(tls: TlsConfig | None) -> grpc.ServerCredentials | None:
+    if tls is None:
+        return None
+    try:
+        pair = (Path(tls.key).read_bytes(), Path(tls.certificate).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"gateway.tls: {error.filename} cannot be read: {error.strerror}") from None
+    return grpc.ssl_server_credentials([pair])

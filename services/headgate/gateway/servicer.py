@@ -1,0 +1,137 @@
+"""`RouterService`: wire in, wire out. Errors become statuses here, and streams get their terminal event."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+
+from headgate.adapters import status_map, validation
+from headgate.adapters.decoding import Undecodable
+from headgate.adapters.ports import SideRoomError
+from headgate.adapters.status_map import InvalidRequestError, LedgerUnavailableError
+from headgate.adapters.telemetry import Metrics
+from headgate.gateway import records
+from headgate.gateway.admission import CALLER, Context, Room
+from headgate.gateway.conductor import Arrival, Conductor, Event
+from headgate.gateway.records import Recorder
+from headgate.router.errors import RouterError
+from headgate.v1 import router_pb2, router_pb2_grpc
+
+_LOG = structlog.get_logger(__name__)
+SERVICE: Final = "headgate.v1.RouterService"
+UNARY_S: Final = 60.0
+STREAM_S: Final = 300.0
+"""How long a call may take whose caller did not say."""
+LONGEST_S: Final = 600.0
+
+M = TypeVar("M", bound=Message)
+
+
+class RouterServicer(router_pb2_grpc.RouterServiceServicer):
+    """The public methods; router.proto says what each promises."""
+
+    def __init__(self, conductor: Conductor, recorder: Recorder, room: Room, metrics: Metrics) -> None:
+        self._conductor = conductor
+        self._recorder = recorder
+        self._room = room
+        self._metrics = metrics
+
+    async def Generate(  # noqa: N802
+        self, message: router_pb2.GenerateRequest | Undecodable, context: Context
+    ) -> router_pb2.GenerateResponse:
+        """Answers in one piece."""
+        async with self._inside("Generate", context) as visit:
+            request = _valid(message, router_pb2.GenerateRequest)
+            return await self._conductor.answer(visit.arrival(UNARY_S), request.query)
+
+    async def StreamGenerate(  # type: ignore[override]  # noqa: N802
+        self, message: router_pb2.StreamGenerateRequest | Undecodable, context: Context
+    ) -> None:
+        """Answers token by token. A coroutine that writes: a cancellation always arrives inside of it."""
+        async with self._inside("StreamGenerate", context, last_word=_broken) as visit:
+            request = _valid(message, router_pb2.StreamGenerateRequest)
+            answer = await self._conductor.answer(visit.arrival(STREAM_S), request.query, context.write)
+            finished = router_pb2.Finished(
+                finish_reason=answer.finish_reason, usage=answer.usage, decision=answer.decision
+            )
+            await context.write(Event(finished=finished))
+
+    async def Route(  # noqa: N802
+        self, message: router_pb2.RouteRequest | Undecodable, context: Context
+    ) -> router_pb2.RouteResponse:
+        """Decides without calling a model."""
+        async with self._inside("Route", context) as visit:
+            request = _valid(message, router_pb2.RouteRequest)
+            decision = await self._conductor.route(visit.arrival(UNARY_S), request.query)
+            return router_pb2.RouteResponse(decision=decision)
+
+    async def RecordOutcome(  # noqa: N802
+        self, message: router_pb2.RecordOutcomeRequest | Undecodable, context: Context
+    ) -> router_pb2.RecordOutcomeResponse:
+        """Writes an outcome, and says so only when it is written."""
+        async with self._inside("RecordOutcome", context):
+            request = _valid(message, router_pb2.RecordOutcomeRequest)
+            try:
+                await self._recorder.record_now(records.outcome(CALLER.get().tenant, request, time.time()))
+            except SideRoomError:
+                raise LedgerUnavailableError("the ledger cannot be written", retry_after_s=1.0) from None
+            return router_pb2.RecordOutcomeResponse()
+
+    @asynccontextmanager
+    async def _inside(
+        self, method: str, context: Context, last_word: LastWord | None = None
+    ) -> AsyncIterator[_Visit]:
+        """One request's time inside: takes a place, turns errors into statuses, counts how it ended."""
+        visit = _Visit(context)
+        code = grpc.StatusCode.CANCELLED
+        try:
+            with self._room.enter():
+                yield visit
+            code = grpc.StatusCode.OK
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            code = status_map.code_of(error)[0]
+            if not isinstance(error, status_map.ServiceError | RouterError):
+                _LOG.exception("request failed", method=method)
+            if last_word is not None:
+                await context.write(last_word(error))
+            await status_map.abort(context, error)
+        finally:
+            self._metrics.requests.labels(method, code.name).inc()
+
+
+LastWord = Callable[[BaseException], Event]
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """A call that was let in, from now on."""
+
+    context: Context
+    at: float = field(default_factory=time.perf_counter)
+
+    def arrival(self, default_s: float) -> Arrival:
+        """Who calls and until when; a caller that set no deadline has `default_s`."""
+        left = self.context.time_remaining()
+        seconds = default_s if left is None else min(left, LONGEST_S)
+        return Arrival(CALLER.get(), self.at, self.at + seconds)
+
+
+def _broken(error: BaseException) -> Event:
+    return Event(error=status_map.to_status(error))
+
+
+def _valid(message: M | Undecodable, _kind: type[M]) -> M:
+    if isinstance(message, Undecodable):
+        raise InvalidRequestError("the request is not a message of this method")
+    validation.check(message)
+    return message

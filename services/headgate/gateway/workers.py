@@ -1,0 +1,184 @@
+"""The workers of the pool: one long-lived channel each, and what each says of itself every second.
+
+DescribeModel is the probe: it goes the way of a request, finds frozen processes, and brings the model's
+version and price with it, so that a worker that came back with other weights is noticed. A worker that drains
+is noticed sooner still: its channel watches its health and sends nothing more to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Final, TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+
+from headgate.adapters import channels
+from headgate.adapters.breaker import Breaker
+from headgate.adapters.config import ModelConfig
+from headgate.gateway.retry_budget import RetryBudget
+from headgate.router.types import Model, Pool, Price
+from headgate.v1 import worker_pb2, worker_pb2_grpc
+
+_LOG = structlog.get_logger(__name__)
+HEALTH_SERVICE: Final = "headgate.v1.WorkerService"
+PROBE_EVERY_S: Final = 1.0
+PROBE_TIMEOUT_S: Final = 1.0
+MISSES_UNTIL_OUT: Final = 2
+MISSES_UNTIL_CUT: Final = 5
+"""A worker that does not even reply any more will not finish its answers either: they are cut, visibly."""
+
+# Text, because gRPC's classes take parameters only in its stubs.
+_Request: TypeAlias = worker_pb2.WorkerServiceGenerateRequest
+_Response: TypeAlias = worker_pb2.WorkerServiceGenerateResponse
+Call: TypeAlias = "grpc.aio.UnaryStreamCall[_Request, _Response]"
+
+
+class Worker:
+    """One worker as the gateway sees it."""
+
+    def __init__(self, name: str, address: str, price: Price | None) -> None:
+        """`price` is the operator's; None means the worker's own."""
+        self.name = name
+        self.address = address
+        self.serving = False
+        self.out_because = ""
+        """Why it does not serve, where that is known."""
+        self.model: Model | None = None
+        """As it described itself; None until it was reached."""
+        self.breaker = Breaker()
+        self.retries = RetryBudget()
+        self.calls: set[Call] = set()
+        self._price = price
+        self._channel = channels.channel(address, health_service=HEALTH_SERVICE)
+        self.stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._misses = 0
+
+    def callable_now(self) -> bool:
+        """Whether a call has a chance; asking an open breaker takes its one trial."""
+        return self.serving and self.breaker.allows()
+
+    async def probe(self) -> None:
+        """Asks the worker to describe itself; afterwards `serving` and `model` are up to date."""
+        try:
+            description = await self.stub.DescribeModel(
+                worker_pb2.DescribeModelRequest(), timeout=PROBE_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            self._missed(frozen=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+        else:
+            self._described(description)
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self._channel.close()
+
+    def _described(self, description: worker_pb2.DescribeModelResponse) -> None:
+        price = self._price or _price(description)
+        misfit = self._misfit(description, price)
+        if misfit:
+            self._out(misfit)
+            return
+        assert price is not None  # noqa: S101  (checked by _misfit)
+        self._misses = 0
+        self.model = Model(self.name, price, description.context_tokens, description.version)
+        if not self.serving:
+            _LOG.info("worker serving", model=self.name, worker=self.address, version=description.version)
+        self.serving = True
+        self.out_because = ""
+
+    def _misfit(self, description: worker_pb2.DescribeModelResponse, price: Price | None) -> str:
+        if description.model != self.name:
+            return "another model listens at this worker's address; correct the config"
+        return "" if price else f"the worker names no price; set pool.{self.name}.price"
+
+    def _missed(self, *, frozen: bool) -> None:
+        self._misses = self._misses + 1 if frozen else MISSES_UNTIL_OUT
+        if self._misses >= MISSES_UNTIL_OUT:
+            self._out("it does not reply in time" if frozen else "it cannot be reached")
+        if frozen and self._misses >= MISSES_UNTIL_CUT:
+            for call in self.calls:
+                call.cancel()
+
+    def _out(self, why: str) -> None:
+        if why != self.out_because:
+            _LOG.warning("worker not serving", model=self.name, worker=self.address, because=why)
+        self.serving = False
+        self.out_because = why
+
+
+class Workers:
+    """All workers of the pool, in the config's order."""
+
+    def __init__(
+        self,
+        configs: Mapping[str, ModelConfig],
+        addresses: Mapping[str, str],
+        reference: str | None,
+        changed: Callable[[Worker], Awaitable[None]],
+    ) -> None:
+        """`changed` is told after each probe. `reference` None means the dearest model."""
+        self._workers = {
+            name: Worker(name, addresses[name], _configured(config)) for name, config in configs.items()
+        }
+        self._reference = reference
+        self._changed = changed
+        self._pool: Pool | None = None
+        self._all_serve = asyncio.Event()
+        self._watches: list[asyncio.Task[None]] = []
+
+    def __getitem__(self, name: str) -> Worker:
+        return self._workers[name]
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._workers
+
+    @property
+    def pool(self) -> Pool | None:
+        """The models whose workers were reached at least once; None when there is none."""
+        return self._pool
+
+    async def start(self, wait_s: float) -> None:
+        """Begins to watch, and returns when every worker serves or the time is up."""
+        self._watches = [asyncio.create_task(self._watch(worker)) for worker in self]
+        waiting = asyncio.create_task(self._all_serve.wait())
+        await asyncio.wait({waiting}, timeout=wait_s)
+        waiting.cancel()
+
+    async def close(self) -> None:
+        """Stops watching and closes the channels."""
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        await asyncio.gather(*(worker.close() for worker in self))
+
+    async def _watch(self, worker: Worker) -> None:
+        while True:
+            before = worker.model
+            await worker.probe()
+            if worker.model != before:
+                self._pool = self._describe()
+            if all(one.serving for one in self):
+                self._all_serve.set()
+            await self._changed(worker)
+            await asyncio.sleep(PROBE_EVERY_S if worker.model else PROBE_EVERY_S / 10)
+
+    def _describe(self) -> Pool:
+        models = tuple(worker.model for worker in self if worker.model is not None)
+        dearest = max(models, key=lambda model: (model.price.output_nanousd, model.price.input_nanousd))
+        return Pool(models, self._reference or dearest.name)
+
+
+def _configured(config: ModelConfig) -> Price | None:
+    return Price(config.price.input_nanousd, config.price.output_nanousd) if config.price else None
+
+
+def _price(description: worker_pb2.DescribeModelResponse) -> Price | None:
+    if not description.HasField("price"):
+        return None
+    return Price(description.price.input_nanousd, description.price.output_nanousd)

@@ -1,0 +1,103 @@
+"""A worker whose answers the question itself scripts: `python -m … NAME JOURNAL PORT READY_FILE`.
+
+The last message is JSON, all keys optional:
+    say      list of chunks                      gap_s   seconds between chunks
+    finish   FinishReason's short name           fail    gRPC code name to end with after the chunks
+    only     the one model that fails
+Any other text is echoed. What happens is appended to JOURNAL, one JSON line each: begun, cancelled, ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from headgate.adapters import channels
+from headgate.v1 import types_pb2, worker_pb2, worker_pb2_grpc
+from headgate.worker.backends.builtin.engine import model_version
+
+WEIGHTS = Path(str(resources.files("headgate.worker.backends.builtin"))) / "weights"
+PRICES = {"small": 1_000_000_000, "large": 8_000_000_000}
+
+
+class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
+    """Does what it is told."""
+
+    def __init__(self, name: str, journal: Path) -> None:
+        self._name = name
+        shipped = json.loads((WEIGHTS / "manifest.json").read_text())
+        self._version = model_version(shipped[name]["sha256"])
+        self._journal = journal
+
+    async def DescribeModel(self, _request: object, _context: object) -> worker_pb2.DescribeModelResponse:  # type: ignore[override]
+        """Poses as the shipped model of its name, so that the shipped certificates cover it."""
+        price = types_pb2.Price(input_nanousd=PRICES[self._name], output_nanousd=PRICES[self._name])
+        return worker_pb2.DescribeModelResponse(
+            model=self._name,
+            backend="scripted",
+            version=self._version,
+            context_tokens=100_000,
+            slots=64,
+            price=price,
+        )
+
+    async def Generate(  # type: ignore[override]
+        self, request: worker_pb2.WorkerServiceGenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Performs the script."""
+        text = "".join(part.text for part in request.messages[-1].parts)
+        script = json.loads(text) if text.startswith("{") else {"say": [f"{self._name}: ", text]}
+        self._note("begun", request.request_id, left_s=context.time_remaining())
+        try:
+            await self._perform(script, context)
+        except asyncio.CancelledError:
+            self._note("cancelled", request.request_id)
+            raise
+        self._note("ended", request.request_id)
+
+    async def _perform(self, script: dict[str, Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        chunks = script.get("say", [self._name])
+        for chunk in chunks:
+            await context.write(worker_pb2.WorkerServiceGenerateResponse(text=chunk))
+            await asyncio.sleep(script.get("gap_s", 0))
+        if "fail" in script and script.get("only", self._name) == self._name:
+            await context.abort(grpc.StatusCode[script["fail"]], "scripted failure")
+        await context.write(
+            worker_pb2.WorkerServiceGenerateResponse(
+                finish_reason=types_pb2.FinishReason.Value(f"FINISH_REASON_{script.get('finish', 'STOP')}"),
+                usage=types_pb2.Usage(prompt_tokens=10, completion_tokens=len(chunks)),
+            )
+        )
+
+    def _note(self, event: str, request_id: str, **facts: object) -> None:
+        with self._journal.open("a") as journal:
+            journal.write(
+                json.dumps({"event": event, "request_id": request_id, "model": self._name, **facts}) + "\n"
+            )
+
+
+async def serve(name: str, journal: Path, port: int, ready: Path) -> None:
+    """Serves until SIGTERM, and says where in `ready`."""
+    server = grpc.aio.server(options=channels.server_options())
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(ScriptedWorker(name, journal), server)
+    state = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    await state.set("headgate.v1.WorkerService", health_pb2.HealthCheckResponse.SERVING)
+    taken = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    draft = ready.with_suffix(".draft")
+    draft.write_text(json.dumps({"listen": f"127.0.0.1:{taken}"}))
+    draft.replace(ready)
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])))

@@ -1,0 +1,138 @@
+"""Cache and ledger may fail, freeze and come back; answers go on, and say what was missing."""
+
+from __future__ import annotations
+
+import signal
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from urllib.request import urlopen
+
+import grpc
+import pytest
+
+from headgate.v1 import admin_pb2, router_pb2, router_pb2_grpc, types_pb2
+from tests.integration.gateway_rig import Stack, eventually, generate, key, refusal, stack, stub
+
+ACME = key("acme")
+Stub = router_pb2_grpc.RouterServiceStub
+OUTCOME = router_pb2.RecordOutcomeRequest(
+    request_id="r", model="small", quality=1, source=router_pb2.OUTCOME_SOURCE_USER
+)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with stack(tmp_path_factory) as one:
+        yield one
+
+
+@pytest.fixture
+async def router(running: Stack) -> AsyncIterator[Stub]:
+    async with running.channel() as channel:
+        yield stub(channel)
+
+
+async def degraded(running: Stack) -> set[int]:
+    async with grpc.aio.insecure_channel(running.addresses["admin"]) as channel:
+        return set((await running.admin(channel).GetStatus(admin_pb2.GetStatusRequest())).degraded)
+
+
+def metric(running: Stack, name: str) -> float:
+    with urlopen(f"http://{running.addresses['metrics']}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+async def back_to_normal(router: Stub) -> bool:
+    """Whether the same question is answered from the cache again."""
+    request = generate(f"recovery {uuid.uuid4()}")
+    await router.Generate(request, metadata=ACME)
+    for _ in range(20):
+        answer = await router.Generate(request, metadata=ACME)
+        if answer.decision.cache_status == types_pb2.CACHE_STATUS_HIT:
+            return True
+    return False
+
+
+async def settled(router: Stub) -> None:
+    for _ in range(60):
+        if await back_to_normal(router):
+            return
+    raise AssertionError("the cache did not come back")
+
+
+async def test_a_dead_redis_costs_nobody_an_answer(running: Stack, router: Stub) -> None:
+    await settled(router)
+    running.valkey.stop()
+    try:
+        answers = [await router.Generate(generate(f"dead {i}"), metadata=ACME) for i in range(30)]
+        last = answers[-1].decision
+        assert last.cache_status == types_pb2.CACHE_STATUS_UNAVAILABLE
+        assert types_pb2.DEGRADATION_CACHE in last.degraded
+        assert types_pb2.DEGRADATION_CACHE in await degraded(running)
+        error = await refusal(router.RecordOutcome(OUTCOME, metadata=ACME))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert metric(running, "headgate_redis_breaker_open") == 1
+    finally:
+        running.valkey.start()
+    await settled(router)
+    await router.RecordOutcome(OUTCOME, metadata=ACME)
+    assert metric(running, "headgate_redis_breaker_open") == 0
+
+
+async def test_a_frozen_redis_slows_nobody_much(running: Stack, router: Stub) -> None:
+    """The library's own timeouts would hold every request for most of a minute."""
+    await settled(router)
+    running.valkey.popen.send_signal(signal.SIGSTOP)
+    try:
+        answers = [await router.Generate(generate(f"frozen {i}"), metadata=ACME) for i in range(60)]
+    finally:
+        running.valkey.popen.send_signal(signal.SIGCONT)
+    overheads = sorted(answer.decision.overhead.ToMilliseconds() for answer in answers)
+    assert all(a.decision.cache_status == types_pb2.CACHE_STATUS_UNAVAILABLE for a in answers[10:])
+    assert overheads[len(overheads) // 2] < 25, overheads
+    assert overheads[-1] < 500, overheads
+    await settled(router)
+
+
+async def test_records_that_waited_are_written_when_redis_is_back(running: Stack, router: Stub) -> None:
+    await settled(router)
+    name = uuid.uuid4().hex
+    running.valkey.popen.send_signal(signal.SIGSTOP)
+    try:
+        await router.Generate(generate("kept", request_id=name), metadata=ACME)
+    finally:
+        running.valkey.popen.send_signal(signal.SIGCONT)
+
+    def written() -> bool:
+        ids = [fields[b"request_id"] for _, fields in running.valkey.client.xrange("headgate:ledger")]
+        return name.encode() in ids
+
+    await eventually(written, what="the record")
+
+
+async def test_every_key_expires_and_names_its_tenant(running: Stack, router: Stub) -> None:
+    await settled(router)
+    keys = list(running.valkey.client.scan_iter("headgate:answer:*"))
+    assert keys
+    for one in keys:
+        assert one.startswith(b"headgate:answer:acme:")
+        assert 0 < running.valkey.client.pttl(one) <= 600_000 * 1.1
+
+
+async def test_a_foreign_value_under_a_key_is_not_an_answer(running: Stack, router: Stub) -> None:
+    """As after a mixed-up reply: the value does not carry the key's digest."""
+    await settled(router)
+    request = generate(f"poisoned {uuid.uuid4()}")
+    await router.Generate(request, metadata=ACME)
+
+    def kept() -> set[bytes]:
+        return set(running.valkey.client.scan_iter("headgate:answer:*"))
+
+    keys = await eventually(kept, what="an answer to be kept")
+    foreign = running.valkey.client.get(next(iter(keys)))
+    for one in keys:
+        if running.valkey.client.get(one) != foreign:
+            running.valkey.client.set(one, foreign, px=600_000)
+    answer = await router.Generate(request, metadata=ACME)
+    assert answer.message.parts[0].text.endswith(request.query.messages[0].parts[0].text)

@@ -1,0 +1,109 @@
+"""Keys become tenants, everything else is turned away, and the room has an end."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headgate.adapters.config import Config
+from headgate.adapters.status_map import KeyInvalidError, KeyMissingError, OverloadedError
+from headgate.gateway.admission import OPEN_TENANT, Keyring, Room, digest
+from headgate.router.types import Objective
+
+PEPPER = b"pepper"
+NOW = datetime(2026, 11, 23, tzinfo=UTC).timestamp()
+
+
+def config(*, open_: bool = False) -> Config:
+    def keys(name: str, **extra: str) -> list[dict[str, str]]:
+        return [{"id": name, "hmac_sha256": digest(PEPPER, f"secret-{name}").hex(), **extra}]
+
+    tenants = {
+        "acme": {"keys": [*keys("k1"), *keys("k2", expires="2026-11-24")]},
+        "beta": {"keys": keys("k3"), "models": ["small"], "risk_target": 0.05, "max_risk_target": 0.1},
+        "gone": {"keys": keys("k4", expires="2026-11-23")},
+    }
+    return Config.model_validate(
+        {"version": 1, "tenants": tenants, "gateway": {"pepper": "env:P", "open": open_}}
+    )
+
+
+RING = Keyring(config(), PEPPER)
+
+
+@pytest.mark.parametrize(("identifier", "tenant"), [("k1", "acme"), ("k2", "acme"), ("k3", "beta")])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_a_key_names_its_tenant(identifier: str, tenant: str, scheme: str) -> None:
+    assert RING.identify(f"{scheme} {identifier}.secret-{identifier}", NOW).tenant == tenant
+
+
+def test_a_tenant_brings_what_it_may_ask() -> None:
+    caller = RING.identify("Bearer k3.secret-k3", NOW)
+    assert caller.allowed == {"small"}
+    assert caller.objective == Objective(risk_target=0.05)
+    assert caller.loosest_risk_target == 0.1
+
+
+def test_a_key_is_refused_from_its_last_day_on() -> None:
+    assert RING.identify("Bearer k2.secret-k2", NOW + 86_399)
+    for late in (NOW + 86_400, NOW + 10**9):
+        with pytest.raises(KeyInvalidError):
+            RING.identify("Bearer k2.secret-k2", late)
+    with pytest.raises(KeyInvalidError):
+        RING.identify("Bearer k4.secret-k4", NOW)
+
+
+@pytest.mark.parametrize("nothing", [None, "", b""])
+def test_no_key_is_said_to_be_missing(nothing: str | bytes | None) -> None:
+    with pytest.raises(KeyMissingError):
+        RING.identify(nothing, NOW)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "Bearer", "Bearer ", "Bearer .", "Bearer k1", "Bearer k1.", "Bearer k1.secret-k3",
+        "Bearer k9.secret-k1", "k1.secret-k1",
+        "Basic k1.secret-k1", "Bearer k1.secret-k1\x00", "Bearer k1.secret-k1x",
+        "Bearer k1.secret-k", "Bearer k1..secret-k1", "Bearer K1.secret-k1", "Bearer ' OR 1=1--",
+        "Bearer k1." + "x" * 10_240, b"\xff\xfe\x00", b"Bearer k1.\xff\xfe", "Bearer k1.\udcff",
+        "Bearer k1." + digest(PEPPER, "secret-k1").hex(),
+    ],
+)  # fmt: skip
+def test_anything_else_is_invalid(wrong: str | bytes) -> None:
+    with pytest.raises(KeyInvalidError) as refused:
+        RING.identify(wrong, NOW)
+    assert "secret" not in str(refused.value)
+
+
+@given(st.one_of(st.text(), st.binary()).filter(len))
+def test_no_text_gets_in_or_breaks_anything(anything: str | bytes) -> None:
+    with pytest.raises((KeyInvalidError, KeyMissingError)):
+        RING.identify(anything, NOW)
+
+
+def test_another_pepper_opens_nothing() -> None:
+    with pytest.raises(KeyInvalidError):
+        Keyring(config(), b"salt").identify("Bearer k1.secret-k1", NOW)
+
+
+def test_an_open_gateway_takes_callers_without_a_key_but_no_wrong_key() -> None:
+    ring = Keyring(config(open_=True), PEPPER)
+    assert ring.identify(None, NOW).tenant == OPEN_TENANT
+    assert ring.identify("Bearer k1.secret-k1", NOW).tenant == "acme"
+    with pytest.raises(KeyInvalidError):
+        ring.identify("Bearer k1.wrong", NOW)
+
+
+def test_the_room_has_an_end_and_places_come_back() -> None:
+    room = Room(2)
+    with room.enter(), room.enter():
+        with pytest.raises(OverloadedError) as shed:
+            room.check()
+        assert shed.value.retry_after_s
+    with pytest.raises(ValueError, match="inside"), room.enter():
+        raise ValueError("inside")
+    assert room.inside == 0

@@ -1,0 +1,116 @@
+"""Records hold facts and no text; the queue to the ledger is bounded, and drops are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from headgate.adapters.memory import MemoryLedger
+from headgate.adapters.ports import SideRoomError
+from headgate.gateway import records
+from headgate.gateway.records import MOST_WAITING, Ended, Recorder
+from headgate.v1 import router_pb2, types_pb2
+
+
+def test_a_request_s_record_says_what_was_decided_and_spent() -> None:
+    decision = types_pb2.Decision(
+        request_id="r", model="small", reason=types_pb2.REASON_POLICY, cost_nanousd=12,
+        estimates=[types_pb2.ModelEstimate(model="small", p_correct=0.5, expected_cost_nanousd=9)],
+        attempts=[types_pb2.Attempt(model="small", code=0, cost_nanousd=12)],
+    )  # fmt: skip
+    ended = Ended("OK", 0.25, "FINISH_REASON_STOP", types_pb2.Usage(prompt_tokens=3, completion_tokens=4))
+    record = records.request("acme", decision, {"team": "blue"}, ended, 1.5)
+    assert all(isinstance(value, str) for value in record.values())
+    wanted = {
+        "kind": "request", "tenant": "acme", "request_id": "r", "model": "small", "code": "OK", "at": "1.500",
+        "reason": "REASON_POLICY", "cost_nanousd": "12", "prompt_tokens": "3", "completion_tokens": "4",
+        "latency_ms": "250.000", "estimates": '[["small", 0.5, 9]]', "attempts": '[["small", 0, 12]]',
+    }  # fmt: skip
+    assert wanted.items() <= record.items()
+
+
+def test_an_outcome_s_record_repeats_what_was_said() -> None:
+    message = router_pb2.RecordOutcomeRequest(request_id="r", model="m", quality=1 / 3, source=3)
+    record = records.outcome("acme", message, 2)
+    assert (record["quality"], record["source"]) == (repr(1 / 3), "OUTCOME_SOURCE_CHECK")
+
+
+class Flaky(MemoryLedger):
+    """A ledger that the test breaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = False
+        self.tried = asyncio.Event()
+
+    async def append(self, records: Sequence[Mapping[str, str]]) -> None:
+        self.tried.set()
+        if self.broken:
+            raise SideRoomError("gone")
+        await super().append(records)
+
+
+async def _written(ledger: Flaky, count: int) -> None:
+    """Returns when so many records are there; a test that waits in vain fails by its time limit."""
+    async with asyncio.timeout(10):
+        while len(ledger.records) < count:
+            await asyncio.sleep(0.005)
+
+
+async def test_records_are_written_in_order_beside_the_requests() -> None:
+    ledger = Flaky()
+    recorder = Recorder(ledger, pytest.fail)
+    recorder.start()
+    for number in range(250):
+        recorder.record({"n": str(number)})
+    await _written(ledger, 250)
+    assert [record["n"] for record in ledger.records] == [str(number) for number in range(250)]
+    await recorder.close()
+
+
+async def test_nothing_is_lost_in_a_short_failure() -> None:
+    ledger = Flaky()
+    ledger.broken = True
+    recorder = Recorder(ledger, pytest.fail)
+    recorder.start()
+    recorder.record({"n": "1"})
+    await ledger.tried.wait()
+    await asyncio.sleep(0)
+    assert recorder.degraded
+    ledger.broken = False
+    await _written(ledger, 1)
+    assert not recorder.degraded
+    await recorder.close()
+
+
+async def test_what_waits_too_long_is_dropped_and_counted() -> None:
+    ledger = Flaky()
+    ledger.broken = True
+    dropped: list[int] = []
+    recorder = Recorder(ledger, dropped.append)
+    for number in range(MOST_WAITING + 7):
+        recorder.record({"n": str(number)})
+    assert sum(dropped) == 7
+    assert recorder.degraded
+    await recorder.close()
+    assert sum(dropped) == MOST_WAITING + 7
+
+
+async def test_closing_writes_what_waits() -> None:
+    ledger = Flaky()
+    recorder = Recorder(ledger, pytest.fail)
+    recorder.start()
+    recorder.record({"n": "1"})
+    await recorder.close()
+    assert len(ledger.records) == 1
+
+
+async def test_without_a_ledger_nothing_can_be_recorded_now() -> None:
+    dropped: list[int] = []
+    recorder = Recorder(None, dropped.append)
+    recorder.record({})
+    assert (dropped, recorder.degraded) == ([1], True)
+    with pytest.raises(SideRoomError):
+        await recorder.record_now({})
