@@ -1,0 +1,112 @@
+"""The command: a stack of its own on free ports, the exercise with a progress bar, the table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import deque
+from contextlib import AsyncExitStack
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from headgate.adapters import settings
+from headgate.adapters.settings import Loaded
+from headgate.cli.demo.exercise import Exam, Exercise
+from headgate.cli.demo.figures import compute
+from headgate.cli.demo.report import as_json, show
+from headgate.cli.state import State
+from headgate.client import AsyncClient
+from headgate.local.interrupt import interruptible
+from headgate.local.lines import readable
+from headgate.local.supervisor import Stack
+from headgate.worker.backends.builtin.worksheets import Worksheet, batch
+
+# No cache, so that each cost and latency is that of a real answer; no lame duck, since nobody else calls.
+CONFIG = """\
+version: 1
+pool:
+  small: {source: small, queue: 64}
+  large: {source: large, queue: 64}
+gateway:
+  open: true
+  listen: 127.0.0.1:0
+  admin_listen: 127.0.0.1:0
+  metrics_listen: 127.0.0.1:0
+  lame_duck_s: 0
+  drain_s: 2
+cache:
+  enabled: false
+log_level: warning
+"""
+MODELS = 2
+MOST_QUERIES = 10_000
+INTERRUPTED = 130
+
+
+def demo(
+    context: typer.Context,
+    queries: Annotated[int, typer.Option(min=1, max=MOST_QUERIES, help="How many fresh worksheets.")] = 300,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Repeats the same worksheets; else drawn anew.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Calls at the same time.")] = 8,
+    as_object: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Start everything on free ports, route fresh worksheets, and print what it saved and what it cost.
+
+    Each worksheet is answered by every model and, once more, by the one that the policy chooses.
+
+    [bold]headgate demo[/bold]
+
+    [bold]headgate demo --queries 1000 --seed 7 --json > demo.json[/bold]
+    """
+    state: State = context.obj
+    chosen = random.SystemRandom().randrange(2**31) if seed is None else seed
+    sheets = batch(chosen, queries)
+    exercise = asyncio.run(_exercise(state, sheets, concurrency))
+    if exercise is None:
+        raise typer.Exit(INTERRUPTED)
+    figures = compute(exercise, chosen)
+    if as_object:
+        print(json.dumps(as_json(figures)))
+    else:
+        show(figures, Console())
+
+
+async def _exercise(state: State, sheets: list[Worksheet], concurrency: int) -> Exercise | None:
+    """What was measured; None after Ctrl-C."""
+    console = Console(stderr=True, highlight=False)
+    log: deque[str] = deque(maxlen=200)
+
+    def say(name: str, line: str) -> None:
+        log.append(f"{name}: {readable(line)}")
+        if state.debug:
+            console.print(log[-1], markup=False)
+
+    environ = {name: value for name, value in state.environ.items() if not name.startswith(settings.PREFIX)}
+    stack = Stack(_config(), environ, say, worker_port=None)
+    return await interruptible(_run(stack, sheets, concurrency, console), stack.kill)
+
+
+def _config() -> Loaded:
+    return settings.read(CONFIG, None, {})
+
+
+async def _run(stack: Stack, sheets: list[Worksheet], concurrency: int, console: Console) -> Exercise:
+    async with AsyncExitStack() as held:
+        with console.status("starting a Valkey, the workers and a gateway …"):
+            await held.enter_async_context(stack)
+        client = await held.enter_async_context(AsyncClient(stack.addresses["listen"]))
+        columns = (
+            TextColumn("answering worksheets"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        progress = held.enter_context(Progress(*columns, console=console, transient=True))
+        bar = progress.add_task("", total=len(sheets) * (1 + MODELS))
+        return await Exam(client, sheets, concurrency, lambda: progress.advance(bar)).take()

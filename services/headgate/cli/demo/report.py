@@ -1,0 +1,133 @@
+"""The demo's table, for people, and its JSON object, for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from headgate.cli.demo.figures import Figures, Interval, Promise, Row
+from headgate.cli.words import certificate, percent, rounded
+from headgate.client import usd
+
+
+def as_json(figures: Figures) -> dict[str, Any]:
+    """One object; money as decimal dollars of all queries together, times in milliseconds."""
+    return {
+        "queries": figures.queries,
+        "failed": sum(figures.failures.values()),
+        "models": {
+            model: {"share": share, "quality": quality} for model, (share, quality) in figures.models.items()
+        },
+        **{f"always_{model}": _row(row) for model, row in figures.always.items()},
+        "random_mix": {**_row(figures.random_mix), "weight": figures.mix_weight},
+        "headgate": {
+            **_row(figures.headgate),
+            "large_share": figures.headgate.shares.get(figures.dearest, 0.0),
+        },
+        "oracle": _row(figures.oracle),
+        "pgr": figures.pgr,
+        "gain_over_random_mix": _difference(*figures.gain_over_mix),
+        "difference_to_dearest": _difference(*figures.loss_to_dearest),
+        "latency_ms": dict(zip(("p50", "p99"), figures.latency_ms, strict=True)),
+        "overhead_ms": dict(zip(("p50", "p99"), figures.overhead_ms, strict=True)),
+        "certificate": _promise(figures.promise),
+        "regret": figures.promise.loss,
+        "cache_hits": figures.cache_hits,
+        "failures": figures.failures,
+        "seed": figures.seed,
+    }
+
+
+def show(figures: Figures, console: Console) -> None:
+    """Prints table, certificate and how to read them."""
+    console.print(_table(figures))
+    for line in _lines(figures):
+        console.print(line, highlight=False, markup=False)
+
+
+def _row(row: Row) -> dict[str, Any]:
+    data: dict[str, Any] = {"quality": row.quality, "quality_ci95": list(row.ci95)}
+    data["cost_usd"] = float(usd(row.cost_nanousd))
+    if row.latency_ms is not None:
+        data["latency_ms"] = dict(zip(("p50", "p99"), row.latency_ms, strict=True))
+    return data
+
+
+def _difference(value: float, ci95: Interval) -> dict[str, Any]:
+    return {"value": value, "ci95": list(ci95)}
+
+
+def _promise(promise: Promise) -> dict[str, Any] | None:
+    if promise.certificate is None:
+        return None
+    data = asdict(promise.certificate)
+    for instant in ("created", "expires"):
+        data[instant] = data[instant].isoformat() if data[instant] else None
+    return {
+        **data,
+        "sentence": certificate(promise.certificate),
+        "covered": promise.covered,
+        "measured_loss": promise.loss,
+        "measured_ci95": None if promise.ci95 is None else list(promise.ci95),
+    }
+
+
+def _table(figures: Figures) -> Table:
+    """Fits 80 columns for two models; each further model adds one."""
+    routed_to = [model for model in figures.always if model != figures.cheapest]
+    title = f"{figures.queries} fresh worksheets, seed {figures.seed}; latencies in ms"
+    table = Table(
+        title=title, title_justify="left", box=box.HORIZONTALS, padding=(0, 1), collapse_padding=True
+    )
+    headings = (
+        "",
+        "quality",
+        "95 %",
+        "$ / 1,000",
+        "cost",
+        *(f"to {model}" for model in routed_to),
+        "p50",
+        "p99",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for row in (*figures.always.values(), figures.random_mix, figures.headgate, figures.oracle):
+        style = "bold" if row is figures.headgate else None
+        table.add_row(*_cells(row, figures, routed_to), style=style)
+    return table
+
+
+def _cells(row: Row, figures: Figures, routed_to: list[str]) -> list[str]:
+    dearest = figures.always[figures.dearest].cost_nanousd
+    return [
+        row.name,
+        f"{row.quality:.3f}",
+        f"{row.ci95[0]:.3f}–{row.ci95[1]:.3f}",
+        rounded(row.cost_nanousd * 1000 // figures.queries),
+        f"{100 * row.cost_nanousd / dearest:.0f} %" if dearest else "–",
+        *(f"{100 * row.shares.get(model, 0):.0f} %" for model in routed_to),
+        *(("–", "–") if row.latency_ms is None else (f"{value:.0f}" for value in row.latency_ms)),
+    ]
+
+
+def _lines(figures: Figures) -> list[str]:
+    gain, (low, high) = figures.gain_over_mix
+    lines = [
+        f"Headgate − random mix at its cost: {gain:+.3f} (95 % {low:+.3f} to {high:+.3f}, paired bootstrap)."
+        + ("" if figures.pgr is None else f" PGR {figures.pgr:.2f}."),
+        "Gateway overhead per request: p50 {:.1f} ms, p99 {:.1f} ms.".format(*figures.overhead_ms),
+        certificate(figures.promise.certificate),
+    ]
+    if figures.promise.loss is not None:
+        interval = figures.promise.ci95
+        within = f" (95 % {percent(interval[0])} to {percent(interval[1])})" if interval else ""
+        lines.append(
+            f"Measured here on {figures.promise.covered} covered: {percent(figures.promise.loss)}{within}."
+        )
+    lines.append("Every answer was generated for this table: the demo's stack runs without the answer cache.")
+    lines += [f"Failed {count} times, counted as wrong: {what}" for what, count in figures.failures.items()]
+    return lines

@@ -1,0 +1,67 @@
+"""`headgate route`: the decision alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from headgate.cli.connect import AddressOption, KeyOption, RootOption, TimeoutOption, connected
+from headgate.cli.state import State
+from headgate.cli.words import as_json, certificate, dollars
+from headgate.client import Decision
+from headgate.client.types import Options
+
+
+def route(
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(help="The question.")],
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show every model, the reason and the certificate.")
+    ] = False,
+    risk_target: Annotated[
+        float | None, typer.Option(help="Share of requests that may lose quality.")
+    ] = None,
+    as_object: Annotated[bool, typer.Option("--json", help="The decision as one JSON object.")] = False,
+    address: AddressOption = None,
+    key: KeyOption = "",
+    root_certificate: RootOption = None,
+    timeout_s: TimeoutOption = 10.0,
+) -> None:
+    """Say which model would answer; no model is called, nothing is spent.
+
+    [bold]headgate route "Sort up: 27 20 38 68"[/bold]
+
+    [bold]headgate route "Sort up: 27 20 38 68" --explain[/bold]
+    """
+    state: State = context.obj
+    options: Options = {} if risk_target is None else {"risk_target": risk_target}
+    with connected(state, address, key, root_certificate, timeout_s) as client:
+        decision = client.route(question, **options)
+    if as_object:
+        print(json.dumps(as_json(decision)))
+    elif explain:
+        _explain(decision, Console())
+    else:
+        print(decision.model)
+
+
+def _explain(decision: Decision, console: Console) -> None:
+    console.print(_table(decision))
+    console.print(decision.explanation, highlight=False, markup=False)
+    console.print(certificate(decision.certificate), highlight=False, markup=False)
+
+
+def _table(decision: Decision) -> Table:
+    table = Table("model", "p_correct", "expected cost", "")
+    for one in decision.estimates:
+        sure = "–" if one.p_correct is None else f"{one.p_correct:.3f} ± {one.spread or 0:.3f}"
+        note = (
+            f"← {decision.reason.replace('_', ' ')}" if one.model == decision.model else one.excluded_because
+        )
+        style = "bold" if one.model == decision.model else None
+        table.add_row(one.model, sure, dollars(one.expected_cost_nanousd), note, style=style)
+    return table

@@ -1,0 +1,72 @@
+"""Decisions in words, for people, and as JSON, for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from headgate.client import Certificate, Decision, usd
+
+
+def dollars(nanousd: int) -> str:
+    """`$0.0000125`; never in powers of ten."""
+    return f"${usd(nanousd):f}"
+
+
+def rounded(nanousd: int) -> str:
+    """Dollars to three digits, without the sign and never in powers of ten: `0.00471`."""
+    return f"{Decimal(f'{usd(nanousd):.3g}'):f}"
+
+
+def percent(share: float) -> str:
+    """`5 %`, `0.5 %`."""
+    return f"{100 * share:.3g} %"
+
+
+def certificate(certificate: Certificate | None) -> str:
+    """What is promised, in one sentence."""
+    if certificate is None:
+        return "No certificate covers this."
+    worse = "lose quality" if certificate.loss == "regret" else "lose quality on balance"
+    made = f", made {certificate.created:%Y-%m-%d}" if certificate.created else ""
+    expires = f", valid until {certificate.expires:%Y-%m-%d}" if certificate.expires else ""
+    requests = f"{certificate.window:,} requests" if certificate.window else "requests"
+    return (
+        f"With {percent(certificate.confidence)} confidence, at most {percent(certificate.risk_target)} "
+        f"of {requests} {worse} against always using {certificate.reference_model} "
+        f"(certificate {certificate.id}, {certificate.n:,} labelled queries{made}{expires})."
+    )
+
+
+def summary(decision: Decision) -> str:
+    """One line about an answer: model, reason, confidence, cost, time."""
+    chosen = next((one for one in decision.estimates if one.model == decision.model), None)
+    parts = [decision.model, decision.reason.replace("_", " ")]
+    if chosen is not None and chosen.p_correct is not None:
+        parts.append(f"p_correct {chosen.p_correct:.2f} ± {chosen.spread or 0:.2f}")
+    parts.append(dollars(decision.cost_nanousd))
+    if decision.cache_status == "hit":
+        parts.append("from the cache")
+    parts.append(f"{1000 * decision.overhead_s:.1f} ms in the gateway")
+    if decision.degraded:
+        parts.append(f"degraded: {', '.join(decision.degraded)}")
+    return " · ".join(parts)
+
+
+def as_json(decision: Decision) -> dict[str, Any]:
+    """The decision as JSON data; money as decimal dollars."""
+    data = {key: _plain(value) for key, value in asdict(decision).items()}
+    data["lambda"] = data.pop("lam")
+    data["cost_usd"] = float(usd(decision.cost_nanousd))
+    data["expected_cost_usd"] = float(usd(decision.expected_cost_nanousd))
+    return data
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.isoformat() if isinstance(value, datetime) else value

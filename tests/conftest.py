@@ -1,0 +1,54 @@
+"""Rules for every test: one seed that is printed, and in CI no test may be skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+DEFAULT_SEED = 20261123
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--seed` and `--no-skips`."""
+    group = parser.getgroup("headgate")
+    group.addoption(
+        "--seed", type=int, default=DEFAULT_SEED, help="where every random draw of the tests starts"
+    )
+    group.addoption("--no-skips", action="store_true", help="a skipped test is a failed test")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names the seed, so that a failed run can be repeated."""
+    terminalreporter.write_line(f"seed: {terminalreporter.config.getoption('seed')} (repeat with --seed)")
+
+
+@pytest.fixture(scope="session")
+def seed(pytestconfig: pytest.Config) -> int:
+    """The run's seed."""
+    value = pytestconfig.getoption("seed")
+    assert isinstance(value, int)
+    return value
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With `--no-skips`, turns a skipped test into a failed one."""
+    report = yield
+    expected_failure = hasattr(report, "wasxfail")
+    if report.skipped and not expected_failure and item.config.getoption("no_skips"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and this run allows no skips: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """With `--no-skips`, turns a skipped file into a failed one."""
+    report = yield
+    if report.skipped and collector.config.getoption("no_skips"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and this run allows no skips: {report.longrepr}"
+    return report

@@ -1,0 +1,141 @@
+"""Every backend with something to answer and a way to see that its work has stopped.
+
+A new backend passes the compliance suite by adding a rig here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from headgate.worker.backends.base import Backend, BackendSettings
+from headgate.worker.backends.builtin.backend import BuiltinBackend
+from headgate.worker.backends.builtin.engine import Engine, Sampling, Step
+from headgate.worker.backends.openai import OpenAIBackend
+from headgate.worker.backends.replay import ReplayBackend
+from tests.faults.upstream import Call, Script, Upstream
+
+QUESTIONS = (
+    "Go from 213 to 430 in steps of 7",
+    "Go from 309 to 889 in steps of 20",
+    "Go from 360 to 600 in steps of 10",
+)
+"""All long in the answer: at least 20 tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A loaded backend.
+
+    `pause` makes the engine stop for breath in the middle of its next answer, where it would else be over too
+    soon; `stopped` waits for the end of its work and says whether that came early.
+    """
+
+    backend: Backend
+    too_long: str
+    pause: Callable[[], None]
+    stopped: Callable[[], Awaitable[bool]]
+
+
+class _Watched:
+    """The real engine, which can be made to pause in an answer, counting the bytes it writes after that."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.pausing = False
+        self.resumed, self.closed = threading.Event(), threading.Event()
+        self.written_after = 0
+
+    def decode(self, question: str, sampling: Sampling) -> Iterator[Step]:
+        try:
+            for number, step in enumerate(self._engine.decode(question, sampling)):
+                if self.pausing and number == 5:
+                    self.resumed.wait(10)
+                self.written_after += self.resumed.is_set()
+                yield step
+        finally:
+            self.closed.set()
+
+
+@asynccontextmanager
+async def builtin(_folder: Path) -> AsyncIterator[Rig]:
+    backend = BuiltinBackend(BackendSettings(source="small"))
+    await backend.load()
+    watched = _Watched(backend._engine)
+    backend._engine = watched  # type: ignore[assignment]
+
+    def pause() -> None:
+        watched.pausing = True
+
+    async def stopped() -> bool:
+        watched.resumed.set()
+        return await asyncio.to_thread(watched.closed.wait, 5) and watched.written_after <= 1
+
+    yield Rig(backend, "7" * 400, pause, stopped)
+    await backend.close()
+
+
+@asynccontextmanager
+async def openai(_folder: Path) -> AsyncIterator[Rig]:
+    async with Upstream() as upstream:
+        upstream.choose = _scripted
+        backend = OpenAIBackend(BackendSettings(source="scripted", base_url=upstream.base_url, slots=8))
+        await backend.load()
+
+        async def stopped() -> bool:
+            call = await upstream.call(0)
+            await asyncio.wait_for(call.over.wait(), 5)
+            return call.gone is not None and call.finished is None
+
+        yield Rig(backend, "7" * 400, lambda: None, stopped)
+        await backend.close()
+
+
+def _scripted(call: Call) -> Script:
+    question = call.body["messages"][-1]["content"]
+    if question not in QUESTIONS:
+        return Script(status=400, body=b'{"error": {"code": "context_length_exceeded"}}')
+    return Script(pieces=_answer(question), between_s=0.002)
+
+
+@asynccontextmanager
+async def replay(folder: Path) -> AsyncIterator[Rig]:
+    file = folder / "answers.jsonl"
+    file.write_text("\n".join(json.dumps(_record(question)) for question in QUESTIONS), encoding="utf-8")
+    backend = ReplayBackend(BackendSettings(source=str(file)))
+    await backend.load()
+
+    async def stopped() -> bool:
+        return True  # It works only while it is asked for the next chunk.
+
+    yield Rig(backend, "7" * 400, lambda: None, stopped)
+    await backend.close()
+
+
+def _answer(question: str) -> tuple[str, ...]:
+    first, last, step = (int(word) for word in question.split() if word.isdigit())
+    return tuple(f"{number} " for number in range(first, last + 1, step))
+
+
+def _record(question: str) -> dict[str, object]:
+    tokens = [
+        {
+            "text": piece,
+            "logprob": -0.25,
+            "alternatives": [{"text": "~", "logprob": -0.25 - rank} for rank in range(8)],
+        }
+        for piece in _answer(question)
+    ]
+    return {"query": question, "answer": "".join(_answer(question)), "prompt_tokens": 9, "tokens": tokens}
+
+
+RIGS: dict[str, Callable[[Path], AbstractAsyncContextManager[Rig]]] = {
+    "builtin": builtin,
+    "openai": openai,
+    "replay": replay,
+}

@@ -1,0 +1,88 @@
+"""The brain is pure: numpy and onnxruntime, no clock, randomness, files, network or logging."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BRAIN = Path(__file__).parents[2] / "router" / "headgate" / "router"
+MODULES = sorted(path for path in BRAIN.glob("*.py"))
+ALLOWED = {
+    "__future__", "ast", "bisect", "collections", "dataclasses", "decimal", "enum", "functools",
+    "hashlib", "headgate", "io", "itertools", "json", "math", "numpy", "onnxruntime", "re", "typing", "zlib",
+}  # fmt: skip
+FORBIDDEN_CALLS = {"open", "print", "input", "exec", "eval", "__import__"}
+HEAVY = (
+    "torch",
+    "sklearn",
+    "scipy",
+    "onnx",
+    "pandas",
+    "grpc",
+    "google.protobuf",
+    "redis",
+    "pydantic",
+    "mapie",
+)
+
+
+def imports(tree: ast.AST) -> set[str]:
+    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return found | {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+
+def test_there_is_a_brain_to_look_at() -> None:
+    assert {"decide", "cascade", "bundle", "features", "policy"} <= {path.stem for path in MODULES}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_imports_only_what_a_pure_library_may(path: Path) -> None:
+    found = imports(ast.parse(path.read_text(encoding="utf-8")))
+    assert {name.partition(".")[0] for name in found} <= ALLOWED
+    assert all(
+        name == "headgate" or name.startswith("headgate.router")
+        for name in found
+        if name.startswith("headgate")
+    )
+    assert not any(name.startswith("headgate.router.offline") for name in found)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_calls_no_clock_no_dice_no_files(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    attributes = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not names & FORBIDDEN_CALLS
+    assert not {
+        name for name in attributes if name.startswith(("np.random", "np.fromfile", "np.memmap", "io.open"))
+    }
+
+
+def test_importing_the_brain_loads_nothing_heavy() -> None:
+    names = [f"headgate.router.{path.stem}" for path in MODULES if path.stem != "__init__"]
+    program = (
+        f"import sys\nimport {', '.join(names)}\n"
+        f"print(*sorted(m for m in sys.modules if m in {HEAVY!r} or m.startswith('headgate.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    loaded = done.stdout.split()
+    assert set(loaded) == {"headgate.router", *names}
+
+
+def test_the_offline_door_loads_no_torch_before_a_command_needs_it() -> None:
+    program = (
+        "import sys\nfrom headgate.router.offline.__main__ import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout

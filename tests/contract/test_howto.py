@@ -1,0 +1,61 @@
+"""The code in the how-to pages is code: it runs, and the flags it shows exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from headgate.adapters import settings
+from headgate.worker.backends import base
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def _blocks(page: str, language: str) -> list[str]:
+    return [body for kind, body in BLOCK.findall((ROOT / page).read_text()) if kind == language]
+
+
+async def test_the_backend_of_the_guide_answers() -> None:
+    names: dict[str, Any] = {}
+    exec(_blocks("docs/howto/add-a-backend.md", "python")[0], names)  # noqa: S102
+    backend: base.Backend = names["ShoutBackend"](base.BackendSettings(source="anything"))
+    await backend.load()
+    turn = base.Turn(base.Role.USER, "speak up")
+    request = base.GenerationRequest((turn,), deadline=time.monotonic() + 5)
+    chunks = [chunk async for chunk in backend.generate(request)]
+    await backend.close()
+    assert "".join(chunk.text for chunk in chunks) == "SPEAK UP "
+    assert [chunk.finish_reason for chunk in chunks] == [None, None, base.FinishReason.STOP]
+    assert chunks[-1].usage is not None
+    assert backend.describe().version
+
+
+@pytest.mark.parametrize("body", _blocks("docs/howto/configure.md", "yaml"))
+def test_the_config_of_the_guide_loads(body: str, tmp_path: Path) -> None:
+    (tmp_path / "headgate.yaml").write_text(body)
+    settings.load(tmp_path / "headgate.yaml", {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_shown_yaml_is_yaml(page: Path) -> None:
+    for body in _blocks(str(page.relative_to(ROOT)), "yaml"):
+        assert yaml.safe_load(body)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_the_flags_of_the_guide_exist(command: str) -> None:
+    text = (ROOT / "docs/howto/train-the-router.md").read_text()
+    shown = re.search(rf"headgate\.router\.offline {command} (.*?)```", text, re.DOTALL)
+    assert shown
+    tool = [sys.executable, "-m", "headgate.router.offline", command, "--help"]
+    helped = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"--[a-z-]+", shown[1])) <= set(re.findall(r"--[a-z-]+", helped))

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import psutil
+
+from headgate.client import Client, HeadgateError
+
+GONE_S = 30.0
+
+
+def _routes(client: Client) -> bool:
+    try:
+        return bool(client.route("12 + 30 = ?", timeout_s=10).model)
+    except HeadgateError:
+        return False
+
+
+def test_ctrl_c_leaves_no_process_and_no_folder(up):
+    headgate = up()
+    processes = headgate.descendants()
+    assert len(processes) >= 5  # guard, Valkey, two workers, gateway
+    with Client(headgate.address) as client:
+        assert client.generate("12 + 30 = ?", model="small").decision.model == "small"
+    assert headgate.left_behind() != []
+    assert headgate.interrupt() == 0
+    _, alive = psutil.wait_procs(processes, timeout=GONE_S)
+    assert alive == []
+    assert headgate.left_behind() == []
+    assert headgate.lines[-1] == "stopped"
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing_either(start, home, until, config):
+    (home / "headgate.yaml").write_text(config)
+    headgate = start("up")
+    until(lambda: headgate.child("--model", "small"))
+    processes = headgate.descendants()
+    headgate.interrupt()
+    _, alive = psutil.wait_procs(processes, timeout=GONE_S)
+    assert alive == []
+    assert headgate.left_behind() == []
+
+
+def test_a_killed_worker_comes_back_and_answers(up, until):
+    headgate = up()
+    worker = headgate.child("--model", "small")
+    worker.kill()
+    headgate.says(r"small +│ was ended by SIGKILL; starting again in 0\.2 s")
+    headgate.says(r"small +│ is back")
+    assert headgate.child("--model", "small").pid != worker.pid
+    with Client(headgate.address) as client:
+
+        def answers() -> bool:
+            try:
+                return client.generate("12 + 30 = ?", model="small", timeout_s=10).decision.model == "small"
+            except HeadgateError:
+                return False
+
+        until(answers)
+
+
+def test_a_killed_gateway_comes_back_on_its_port(up, until):
+    headgate = up()
+    headgate.child("headgate.gateway").kill()
+    headgate.says(r"gateway +│ is back")
+    with Client(headgate.address) as client:
+        assert client.route("12 + 30 = ?").model
+
+
+def test_nothing_outlives_a_killed_supervisor(up):
+    headgate = up()
+    processes = headgate.descendants()
+    headgate.process.kill()
+    _, alive = psutil.wait_procs(processes, timeout=GONE_S)
+    assert alive == []
+    assert headgate.left_behind() == []
+
+
+def test_a_second_ctrl_c_kills(up, config):
+    headgate = up(config.replace("lame_duck_s: 0", "lame_duck_s: 60"))
+    processes = headgate.descendants()
+    headgate.process.send_signal(signal.SIGINT)
+    headgate.says("draining")
+    headgate.interrupt()
+    _, alive = psutil.wait_procs(processes, timeout=GONE_S)
+    assert alive == []
+    assert headgate.left_behind() == []
+
+
+def test_gateway_processes_share_one_port(up, until, config):
+    headgate = up(config.replace("  drain_s: 2\n", "  drain_s: 2\n  processes: 2\n"))
+    gateways = [one for one in headgate.descendants() if "headgate.gateway" in one.cmdline()]
+    assert len(gateways) == 2
+    gateways[0].kill()
+    with Client(headgate.address) as client:
+        until(lambda: _routes(client))
+
+
+def test_a_port_in_use_is_one_sentence(start, home):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        headgate = start("up", "--listen", f"127.0.0.1:{port}")
+        assert headgate.process.wait(60) == 1
+    headgate.says("port")
+    assert headgate.lines == [
+        f"headgate: port {port} on 127.0.0.1 is in use (gateway.listen): "
+        "stop what listens there, or set gateway.listen to another port"
+    ]
+    assert headgate.left_behind() == []
+
+
+def test_a_misspelt_key_names_its_line(start, home):
+    (home / "headgate.yaml").write_text("version: 1\ngateway:\n  open: true\n  proceses: 2\n")
+    headgate = start("up")
+    assert headgate.process.wait(60) == 1
+    headgate.says("proceses")
+    assert headgate.lines == [
+        "headgate: headgate.yaml:4: gateway.proceses: no such setting; did you mean 'processes'?"
+    ]
+
+
+def test_a_broken_bundle_is_one_sentence(start, home, config):
+    (home / "broken.bundle").write_bytes(os.urandom(64))
+    (home / "headgate.yaml").write_text(config + "policy: {bundle: broken.bundle}\n")
+    headgate = start("up")
+    assert headgate.process.wait(60) == 1
+    assert headgate.says(r"^headgate: gateway did not start: policy\.bundle: broken\.bundle: .+")
+    assert "Traceback" not in "\n".join(headgate.lines)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from headgate.cli import words
+from headgate.client import Attempt, Certificate, Decision, ModelEstimate
+
+CERTIFICATE = Certificate(
+    "c-1", "regret", 0.05, 0.95, 3598, "ab", datetime(2026, 11, 23, tzinfo=UTC), None, "large", 300
+)
+DECISION = Decision(
+    request_id="r",
+    model="small",
+    reason="policy",
+    explanation="because",
+    estimates=(ModelEstimate("small", 5, 0.9, 0.05, ""), ModelEstimate("large", 50, None, None, "")),
+    lam=0.5,
+    expected_cost_nanousd=5,
+    cost_nanousd=1250,
+    bundle_version="b",
+    policy_version="p",
+    certificate=CERTIFICATE,
+    cache_status="miss",
+    attempts=(Attempt("small", 0, 1250, 0.1),),
+    degraded=("cache",),
+    overhead_s=0.0015,
+    out_of_distribution=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("nanousd", "text"),
+    [(0, "$0"), (1, "$0.000000001"), (1250, "$0.00000125"), (1_000_000_000, "$1"), (20_000_000_000, "$20")],
+)
+def test_money_is_exact_and_never_in_powers_of_ten(nanousd, text):
+    assert words.dollars(nanousd) == text
+
+
+@pytest.mark.parametrize(
+    ("nanousd", "text"), [(0, "0"), (4_712_345, "0.00471"), (17, "0.000000017"), (12 * 10**12, "12000")]
+)
+def test_rounded_money(nanousd, text):
+    assert words.rounded(nanousd) == text
+
+
+def test_a_certificate_in_plain_words():
+    assert words.certificate(CERTIFICATE) == (
+        "With 95 % confidence, at most 5 % of 300 requests lose quality against always using large "
+        "(certificate c-1, 3,598 labelled queries, made 2026-11-23)."
+    )
+    expiring = replace(CERTIFICATE, expires=datetime(2027, 1, 1, tzinfo=UTC))
+    assert "valid until 2027-01-01" in words.certificate(expiring)
+    assert words.certificate(None) == "No certificate covers this."
+
+
+def test_a_decision_in_one_line():
+    assert words.summary(DECISION) == (
+        "small · policy · p_correct 0.90 ± 0.05 · $0.00000125 · 1.5 ms in the gateway · degraded: cache"
+    )
+    assert "from the cache" in words.summary(replace(DECISION, cache_status="hit"))
+
+
+def test_a_decision_as_json():
+    data = json.loads(json.dumps(words.as_json(DECISION)))
+    assert data["cost_usd"] == 1.25e-06
+    assert data["lambda"] == 0.5
+    assert data["certificate"]["created"] == "2026-11-23T00:00:00+00:00"
+    assert data["estimates"][1]["p_correct"] is None
