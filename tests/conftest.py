@@ -1,4 +1,4 @@
-"""Rules for every test: one seed that is printed, and in CI no test may be skipped."""
+"""Rules for every test: one printed seed, short forms by default, and in CI no test may be skipped."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ DEFAULT_SEED = 20261123
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds `--seed` and `--no-skips`."""
+    """Adds `--seed`, `--long` and `--no-skips`."""
     group = parser.getgroup("headgate")
     group.addoption(
         "--seed", type=int, default=DEFAULT_SEED, help="where every random draw of the tests starts"
     )
+    group.addoption("--long", action="store_true", help="try the promises in their long form: minutes each")
     group.addoption("--no-skips", action="store_true", help="a skipped test is a failed test")
 
 

@@ -63,6 +63,11 @@ class Call:
     finished: float | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def key(self) -> str:
+        """The idempotency key: the name of the request that it was made for, or ""."""
+        return self.headers.get("x-client-request-id", "")
+
 
 class Upstream:
     """The server. `script` answers every call unless `choose` picks one for it."""
@@ -94,6 +99,12 @@ class Upstream:
         async with self._arrived:
             await self._arrived.wait_for(lambda: len(self.ledger) > number)
         return self.ledger[number]
+
+    async def call_for(self, key: str) -> Call:
+        """The first call with that idempotency key, as soon as it has arrived."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: any(call.key == key for call in self.ledger))
+        return next(call for call in self.ledger if call.key == key)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert isinstance(reader, _Reader)

@@ -14,6 +14,8 @@ READ_CAP_S: Final = 0.025
 WRITE_CAP_S: Final = 0.1
 LEDGER_STREAM: Final = "headgate:ledger"
 _PREFIX: Final = "headgate:"
+LEFT_ALONE_S: Final = 1.0
+"""How long a sick Redis is left alone between trials: a trial costs one request 25 ms at most."""
 
 
 class RedisStore:
@@ -58,7 +60,7 @@ class Rooms:
     def __init__(self, url: str, ledger_length: int) -> None:
         """Connects when it is first used. Raises ValueError for a URL that is none."""
         self._client = connect(url)
-        self.breaker = Breaker()
+        self.breaker = Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S)
         guard = Guard(self.breaker)
         self.store = RedisStore(self._client, guard)
         self.ledger = RedisLedger(self._client, guard, ledger_length)
