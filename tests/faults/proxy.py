@@ -113,10 +113,12 @@ class FaultProxy:
         fault: Callable[[], Fault],
     ) -> None:
         lane = _Lane(writer, self._random)
-        while not connection.over and (data := await reader.read(1 << 16)):
+        while not connection.over.is_set() and (data := await reader.read(1 << 16)):
             _send(lane, connection, data, fault())
-        if not connection.over and not fault().half_open:
-            lane.end()
+        if fault().half_open:
+            await connection.over.wait()
+        if not connection.over.is_set():
+            await lane.end()
 
 
 def _send(lane: _Lane, connection: _Connection, data: bytes, fault: Fault) -> None:
@@ -160,8 +162,11 @@ class _Lane:
         pace = len(piece) / fault.bytes_per_s if fault.bytes_per_s else 0.0
         self._at(max(now + travel, self.due) + pace, lambda: self.writer.write(piece))
 
-    def end(self) -> None:
-        self._at(self.due, lambda: self.writer.write_eof() if self.writer.can_write_eof() else None)
+    async def end(self) -> None:
+        """Passes the end on after everything before it."""
+        await asyncio.sleep(self.due + _TICK_S - asyncio.get_running_loop().time())
+        if not self.writer.is_closing():
+            self.writer.write_eof()
 
     def _at(self, due: float, action: Callable[[], object]) -> None:
         loop = asyncio.get_running_loop()
@@ -182,15 +187,15 @@ class _Connection:
 
     here: asyncio.StreamWriter
     there: asyncio.StreamWriter
-    over: bool = field(default=False)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def close(self) -> None:
-        self.over = True
+        self.over.set()
         self.here.close()
         self.there.close()
 
     def reset(self) -> None:
-        self.over = True
+        self.over.set()
         for writer in (self.here, self.there):
             sock = writer.get_extra_info("socket")
             with suppress(OSError):
