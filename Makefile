@@ -2,6 +2,7 @@
 PYTHON   ?= python3
 DEMO     ?=
 TESTS    ?= tests
+LONG     ?=
 VENV     := .venv
 BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check
@@ -9,7 +10,7 @@ PROTOS   := .venv-protos
 OUTCOMES := build/pair/outcomes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports protos proto models results
+.PHONY: help setup run test check lint types imports protos proto models results chaos soak
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -56,6 +57,13 @@ models: $(VENV)/test.stamp ## Train the built-in pair, collect its outcomes, bui
 
 results: $(VENV)/test.stamp ## Measure the shipped pair and bundle, and write docs/reference/
 	$(BIN)/python -m tests.bench.results
+
+chaos: $(VENV)/test.stamp ## Try every promise in its long form (about 20 minutes), and write docs/reference/reliability.md
+	$(BIN)/python -m pytest --long $(LONG) tests/faults --ignore tests/faults/test_soak.py --ignore tests/faults/test_mutants.py; \
+	  status=$$?; $(BIN)/python -m tests.faults.page && exit $$status
+
+soak: $(VENV)/test.stamp ## Ten minutes of clients that leave and come back, and the same page
+	$(BIN)/python -m pytest --long $(LONG) tests/faults/test_soak.py; status=$$?; $(BIN)/python -m tests.faults.page && exit $$status
 
 # The stamps: an install runs again only when the list that it follows has changed.
 

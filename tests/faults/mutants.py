@@ -1,0 +1,124 @@
+"""Faults planted in our own code, each with the promise that must notice it.
+
+A mutant replaces a few lines in a copy of a package; the processes of the promise's test find the copy first.
+A mutant whose lines are no longer there is an error: whoever changes them says what the fault would be now.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "services" / "headgate"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """`changes`: for each file of `services/headgate`, what is replaced by what."""
+
+    fault: str
+    changes: Mapping[str, Mapping[str, str]]
+    noticed_by: str
+    """The promise's test, under tests/faults."""
+    symptom: str
+    """What that test must say: it should fail for the fault, not for something else."""
+
+    def plant(self, directory: Path) -> Path:
+        """Copies the packages that change; returns what goes in front of the module path."""
+        for name, replaced in self.changes.items():
+            package = name.partition("/")[0]
+            shutil.copytree(SOURCE / package, directory / "headgate" / package, dirs_exist_ok=True)
+            file = directory / "headgate" / name
+            file.write_text(_replaced(file.read_text(), replaced, name))
+        return directory
+
+    def promise_kept(self, directory: Path) -> subprocess.CompletedProcess[str]:
+        """Runs the promise's test against the mutant."""
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            f"tests/faults/{self.noticed_by}",
+        ]
+        path = os.pathsep.join(filter(None, (str(self.plant(directory)), os.environ.get("PYTHONPATH"))))
+        environ = {**os.environ, "PYTHONPATH": path}
+        return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+
+
+def _replaced(text: str, replaced: Mapping[str, str], name: str) -> str:
+    for old, new in replaced.items():
+        if text.count(old) != 1:
+            raise ValueError(f"{name} has {text.count(old)} places to plant the mutant at, not one: {old!r}")
+        text = text.replace(old, new)
+    return text
+
+
+_JOURNEY = "        journey = _journey(arrival, query, deliver)\n        code"
+
+MUTANTS = (
+    Mutant(
+        "cancellation is not forwarded",
+        {
+            "gateway/conductor.py": {
+                "await call.read()": "await asyncio.shield(asyncio.ensure_future(call.read()))",
+                "            call.cancel()\n            worker.calls": "            worker.calls",
+            }
+        },
+        "test_cancels.py::test_a_cancel_reaches_the_upstream[before the first token-StreamGenerate]",
+        "TimeoutError",
+    ),
+    Mutant(
+        "a status is swallowed",
+        {
+            "gateway/servicer.py": {
+                "            await status_map.abort(context, error)\n": "            return\n"
+            }
+        },
+        "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
+        "silent cuts",
+    ),
+    Mutant(
+        "the drain is skipped",
+        {"gateway/server.py": {"await self._health.enter_graceful_shutdown()": "await self._public.stop(0)"}},
+        "test_restarts.py::test_a_rolling_restart_under_load_fails_no_request[gateway]",
+        "StatusCode.",
+    ),
+    Mutant(
+        "the time limit of Redis is removed",
+        {
+            "adapters/redis_client.py": {
+                "SOCKET_S: Final = 0.05": "SOCKET_S: Final = 60.0",
+                "timeout=cap_s": "timeout=None",
+            }
+        },
+        "test_valkey.py::test_a_sick_valkey_costs_no_answer_and_is_said[frozen]",
+        "DEADLINE_EXCEEDED",
+    ),
+    Mutant(
+        "the deadline of a worker's call is removed",
+        {"gateway/conductor.py": {"timeout=left)": "timeout=None)"}},
+        "test_deadlines.py::test_each_hop_has_less_time_than_the_one_before",
+        "left_s",
+    ),
+    Mutant(
+        "the prompt is logged",
+        {
+            "gateway/conductor.py": {
+                _JOURNEY: _JOURNEY.replace(
+                    "code", '_LOG.info("asked", what=str(query.messages[-1]))\n        code'
+                )
+            }
+        },
+        "test_silence.py::test_nothing_secret_leaves_by_a_side_door",
+        "canary='prompt'",
+    ),
+)

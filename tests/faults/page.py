@@ -1,0 +1,77 @@
+"""`python -m tests.faults.page`: writes docs/reference/reliability.md from what the long forms noted.
+
+`make chaos` and `make soak` run the promises in their long form and then this. Rows are kept, the bad ones
+too, until the same test runs again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tests.faults.figures import NOTED, Figure
+from tests.faults.mutants import MUTANTS
+
+PAGE = Path("docs/reference/reliability.md")
+HEAD = ("promise", "target", "measured", "n", "met", "seed")
+INTRO = """\
+# Promises, held against faults
+
+What the long forms of the tests in `tests/faults` measured, with real processes, real sockets and a real
+Valkey. Only the upstream is a simulator: it keeps the ledger of what really happened. A promise keeps its
+number for life. Clients, servers and upstream share this machine's cores: read latencies as upper bounds.
+
+`make chaos` and `make soak` write this page; `make test` tries every promise in its short form.
+"""
+
+
+def main() -> int:
+    """Writes the page; 1 when nothing was noted."""
+    figures = noted()
+    if not figures:
+        print("nothing was noted: run `make chaos` or `make soak` first", file=sys.stderr)
+        return 1
+    PAGE.write_text(page(figures, where()), encoding="utf-8")
+    return 0
+
+
+def noted(directory: Path = NOTED) -> list[Figure]:
+    """All figures, by promise."""
+    lines = [line for file in directory.glob("*.jsonl") for line in file.read_text().splitlines()]
+    figures = [Figure(**json.loads(line)) for line in lines]
+    return sorted(figures, key=lambda figure: (int(figure.promise.partition(":")[0]), figure.promise))
+
+
+def page(figures: Sequence[Figure], machine: str) -> str:
+    """The whole page."""
+    rows = (
+        (f.promise, f.target, f.measured, f"{f.n:,}", "yes" if f.met else "**no**", str(f.seed))
+        for f in figures
+    )
+    mutants = ((m.fault, f"`{m.noticed_by.partition('::')[2]}`") for m in MUTANTS)
+    planted = "## Planted faults\n\nEach is planted in a copy of the code by `make test`, and noticed by:\n"
+    return "\n".join(
+        [INTRO, machine, "", table(HEAD, rows), planted, table(("fault", "noticed by"), mutants)]
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
+
+
+def where() -> str:
+    """Commit and machine."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    machine = f"{platform.machine()} with {os.cpu_count()} cores, Python {platform.python_version()}"
+    return f"Commit {commit}, {machine}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
