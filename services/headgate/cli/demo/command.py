@@ -23,7 +23,7 @@ from headgate.client import AsyncClient
 from headgate.local.interrupt import interruptible
 from headgate.local.lines import readable
 from headgate.local.supervisor import Stack
-from headgate.worker.backends.builtin.worksheets import Worksheet, batch
+from headgate.worker.backends.builtin.worksheets import Worksheet, balanced
 
 # No cache, so that each cost and latency is that of a real answer; no lame duck, since nobody else calls.
 CONFIG = """\
@@ -66,7 +66,7 @@ def demo(
     """
     state: State = context.obj
     chosen = random.SystemRandom().randrange(2**31) if seed is None else seed
-    sheets = batch(chosen, queries)
+    sheets = balanced(chosen, queries)
     exercise = asyncio.run(_exercise(state, sheets, concurrency))
     if exercise is None:
         raise typer.Exit(INTERRUPTED)

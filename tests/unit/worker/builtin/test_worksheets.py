@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from random import Random
 
 import pytest
@@ -16,6 +17,7 @@ from headgate.worker.backends.builtin.worksheets import (
     SPLITS,
     Split,
     Worksheet,
+    balanced,
     batch,
     check,
     draw,
@@ -103,6 +105,23 @@ def test_the_mix_is_what_it_says(seed: int) -> None:
     assert len(specialities) == 2
     assert all(0.06 <= share <= 0.08 for share in specialities)
     assert sum(MIX.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("n", [1, 71, 300, 10_000])
+def test_a_balanced_batch_deals_every_cell_its_share(seed: int, n: int) -> None:
+    sheets = balanced(seed, n)
+    assert sheets == balanced(seed, n)
+    assert len({sheet.question for sheet in sheets}) == n
+    assert {split_of(sheet.question) for sheet in sheets} == {"test"}
+    dealt = Counter((sheet.family, sheet.level) for sheet in sheets)
+    for family, share in MIX.items():
+        for level in range(LEVELS):
+            assert abs(dealt[family, level] - n * share / LEVELS) < 1
+
+
+def test_a_balanced_batch_does_not_come_family_by_family(seed: int) -> None:
+    families = [sheet.family for sheet in balanced(seed, 300)]
+    assert sum(map(operator.eq, families, families[1:])) < 60
 
 
 @pytest.mark.parametrize("family", ["spell", "ladder"])

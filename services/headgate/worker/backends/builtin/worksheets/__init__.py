@@ -7,7 +7,9 @@ on, what the routing brain is trained on and what anything is measured on never 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Container, Mapping
+from itertools import accumulate
 from random import Random
 from typing import Literal
 
@@ -32,6 +34,7 @@ __all__ = [
     "Family",
     "Split",
     "Worksheet",
+    "balanced",
     "batch",
     "check",
     "draw",
@@ -99,6 +102,32 @@ def batch(seed: int, n: int, split: Split = "test", exclude: Container[str] = ()
         seen.add(sheet.question)
         sheets.append(sheet)
     return sheets
+
+
+def balanced(seed: int, n: int) -> list[Worksheet]:
+    """As `batch` of the test split, but every family and level has its share of `n`, to within one.
+
+    The expected shares are those of `MIX`, and chance moves them less: a figure over so few worksheets then
+    says more about who answers them than about which were drawn.
+    """
+    rng = Random(seed)
+    seen: set[str] = set()
+    sheets: list[Worksheet] = []
+    for family, level in _dealt(rng, n):
+        sheet = _unseen(rng, "test", draw_of(rng, "test", family, level), seen, ())
+        seen.add(sheet.question)
+        sheets.append(sheet)
+    rng.shuffle(sheets)
+    return sheets
+
+
+def _dealt(rng: Random, n: int) -> list[tuple[str, int]]:
+    """`n` pairs of family and level by systematic sampling: equal steps through the shares."""
+    cells = [(family, level) for family in MIX for level in range(LEVELS)]
+    bounds = tuple(accumulate(MIX[family] / LEVELS for family, _ in cells))
+    start = rng.random()
+    # Sums of shares may miss 1 by a rounding error.
+    return [cells[min(bisect_right(bounds, (start + i) / n), len(cells) - 1)] for i in range(n)]
 
 
 def _unseen(
