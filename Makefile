@@ -10,7 +10,7 @@ PROTOS   := .venv-protos
 OUTCOMES := build/pair/outcomes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports protos proto models results chaos soak
+.PHONY: help setup run test check lint types imports protos proto models results bench chaos soak
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -65,11 +65,14 @@ chaos: $(VENV)/test.stamp ## Try every promise in its long form (about 20 minute
 soak: $(VENV)/test.stamp ## Ten minutes of clients that leave and come back, and the same page
 	$(BIN)/python -m pytest --long $(LONG) tests/faults/test_soak.py; status=$$?; $(BIN)/python -m tests.faults.page && exit $$status
 
+bench: $(VENV)/test.stamp ## Measure the gateway beside a bare gRPC chain, and write docs/reference/bench.md; needs h2load
+	$(BIN)/python -m tests.bench.gateway
+
 # The stamps: an install runs again only when the list that it follows has changed.
 
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit("Headgate needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	touch $@
 
 $(VENV)/run.stamp: $(VENV)/python.stamp requirements/run.txt pyproject.toml
@@ -87,6 +90,6 @@ $(VENV)/test.stamp: $(VENV)/run.stamp $(VENV)/torch.stamp requirements/test.txt
 	touch $@
 
 $(PROTOS)/protos.stamp: requirements/protos.txt
-	test -x $(PROTOS)/bin/python || $(PYTHON) -m venv $(PROTOS)
+	$(PROTOS)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(PROTOS)
 	$(PROTOS)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement requirements/protos.txt
 	touch $@

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from headgate.adapters import settings
+from headgate.adapters.telemetry import NAMES
 from headgate.worker.backends import base
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,14 @@ def test_the_config_of_the_guide_loads(body: str, tmp_path: Path) -> None:
 def test_shown_yaml_is_yaml(page: Path) -> None:
     for body in _blocks(str(page.relative_to(ROOT)), "yaml"):
         assert yaml.safe_load(body)
+
+
+def test_the_guide_s_table_of_metrics_is_the_code_s() -> None:
+    guide = (ROOT / "docs/howto/operate.md").read_text()
+    rows = re.findall(r"^\| `(headgate_\w+)` \| ([^|]*)\|", guide, re.MULTILINE)
+    assert {name: tuple(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == {
+        name: labels for name, (_, labels) in NAMES.items()
+    }
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

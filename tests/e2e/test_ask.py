@@ -13,6 +13,7 @@ import pytest
 
 from headgate.client import Client
 from headgate.v1 import router_pb2, router_pb2_grpc, types_pb2
+from tests.integration.gateway_rig import scrubbed
 
 
 class Hesitant(router_pb2_grpc.RouterServiceServicer):
@@ -52,7 +53,7 @@ def test_ask_prints_text_before_the_answer_has_ended(hesitant):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        env={name: value for name, value in scrubbed().items() if name != "PYTHONUNBUFFERED"},
     ) as asking:
         assert asking.stdout is not None
         assert os.read(asking.stdout.fileno(), 100) == b"for"
@@ -69,7 +70,8 @@ def test_ask_and_route_against_the_real_stack(up):
     def run(*arguments: str, **kwargs: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "headgate.cli", *arguments],
-            capture_output=True, text=True, check=False, timeout=120, cwd=headgate.home, **kwargs,
+            capture_output=True, text=True, check=False, timeout=120,
+            cwd=headgate.home, env=scrubbed(), **kwargs,
         )  # fmt: skip
 
     asked = run("ask", "--address", headgate.address, "--model", "large", "--json", input="12 + 30 = ?\n")

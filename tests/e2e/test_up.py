@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 
+from headgate.adapters.config import of_process
 from headgate.client import Client, HeadgateError
+from headgate.local.ports import claim, split
+from tests.integration.gateway_rig import scrubbed
 
 GONE_S = 30.0
 
@@ -96,6 +104,51 @@ def test_gateway_processes_share_one_port(up, until, config):
     gateways[0].kill()
     with Client(headgate.address) as client:
         until(lambda: _routes(client))
+
+
+def test_every_gateway_process_is_reloaded_and_scraped_at_ports_of_its_own(up, config):
+    with claim("127.0.0.1", 17_400) as admin, claim("127.0.0.1", 17_500) as metrics:
+        first = {"admin": admin.address, "metrics": metrics.address}
+    mine = config.replace("admin_listen: 127.0.0.1:0", f"admin_listen: {first['admin']}")
+    mine = mine.replace("metrics_listen: 127.0.0.1:0", f"metrics_listen: {first['metrics']}\n  processes: 2")
+    headgate = up(mine)
+    reloaded, status = (run(headgate, command).stdout for command in ("reload", "status"))
+    for number in range(2):
+        admin, metrics = (of_process(number, first[name]) for name in ("admin", "metrics"))
+        headgate.says(f"admin {re.escape(admin)}, metrics http://{re.escape(metrics)}/metrics")
+        with urlopen(f"http://{metrics}/metrics", timeout=10) as page:
+            assert "headgate_inside" in page.read().decode()
+        assert re.search(rf"^{re.escape(admin)}: config [0-9a-f]{{12}}, bundle \S+$", reloaded, re.MULTILINE)
+        assert f"{admin}: headgate " in status
+    assert "small serving at " in status
+    port = split(first["admin"])[1]
+    by_hand = subprocess.run(
+        [sys.executable, "-c", snippet_of_the_guide((port, port + 1))],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert len(by_hand.stdout.splitlines()) == 4, "a config digest and a bundle of each process"
+    (headgate.home / "headgate.yaml").write_text(mine + "no_such_key: 1\n")
+    refused = run(headgate, "--config", "good.yaml", "reload")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.count("no_such_key") == 2, "each process says why"
+
+
+def snippet_of_the_guide(ports):
+    guide = (Path(__file__).parents[2] / "docs/howto/operate.md").read_text()
+    shown = re.search(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)[1]
+    assert "(7072, 7073)" in shown
+    return shown.replace("(7072, 7073)", repr(ports))
+
+
+def run(headgate, *arguments):
+    """A command beside the running stack; `good.yaml` is its config as it was."""
+    good = headgate.home / "good.yaml"
+    if not good.exists():
+        good.write_bytes((headgate.home / "headgate.yaml").read_bytes())
+    return subprocess.run(
+        [sys.executable, "-m", "headgate.cli", *arguments], cwd=headgate.home, env=scrubbed(),
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
 
 
 def test_a_port_in_use_is_one_sentence(start, home):

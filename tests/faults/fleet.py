@@ -7,10 +7,11 @@ their slots, not by this machine's cores: `capacity` requests a second are all t
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc.aio
@@ -26,6 +27,8 @@ SERVICE_S = 0.4
 """How long the upstream takes for an answer."""
 ANSWER = Script(pieces=("one ", "two"), before_first_s=SERVICE_S / 2, between_s=SERVICE_S / 2)
 REPLICAS, PLACES = 2, 3
+QUEUE = 256
+"""Long enough that a machine that stalls for a moment does not look like an overload."""
 KINDS = ("worker", "gateway")
 
 
@@ -37,15 +40,19 @@ class Fleet:
         self._directory = directory
         self._config = directory / "headgate.yaml"
         model = {"backend": "openai", "source": "sim", "base_url": base_url, "price": PRICE}
-        pool = {"large": {**model, "slots": slots, "queue": 2 * slots}}
+        pool = {"large": {**model, "slots": slots, "queue": QUEUE}}
         settings = {**config(lame_duck_s=1, drain_s=5), "pool": pool, "cache": {"enabled": False}}
         settings["tenants"] = {"acme": settings["tenants"]["acme"]}
         self._config.write_text(yaml.safe_dump(settings))
         self._valkey = Valkey(directory)
         self._ports = {kind: [_free_port() for _ in range(PLACES)] for kind in KINDS}
-        self._replicas: dict[str, dict[int, Process]] = {}
+        self._replicas: dict[str, dict[int, Process]] = {kind: {} for kind in KINDS}
+
+    def start(self) -> None:
+        """Returns when two of each serve."""
         for kind in KINDS:
-            self._replicas[kind] = {port: self._start(kind, port) for port in self._ports[kind][:REPLICAS]}
+            for port in self._ports[kind][:REPLICAS]:
+                self._replicas[kind][port] = self._start(kind, port)
             for process in self._replicas[kind].values():
                 process.addresses()
 
@@ -93,6 +100,7 @@ async def fleet(
     """A running fleet, and a channel to it that watches health."""
     running = await asyncio.to_thread(Fleet, directory, upstream.base_url, slots)
     try:
+        await asyncio.to_thread(running.start)
         target, service = running.address("gateway"), "headgate.v1.RouterService"
         async with channels.channel(target, health_service=service) as channel:
             await running.settled()
@@ -107,6 +115,9 @@ def _in_use(process: Process, port: int) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """One that no client's connection is ever given, so that it is still free after a restart."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port

@@ -29,8 +29,8 @@ class Script:
     """What a call gets: by default the pieces, a finish reason, the usage and `[DONE]`.
 
     `stall_after` and `cut_after` count the pieces that come before silence, or before the connection closes.
-    `raw` is sent as it is after the pieces, in place of finish reason and usage. A `status` other than 200 is
-    answered with `headers` and `body`.
+    The last piece waits for `last_when`. `raw` is sent as it is after the pieces, in place of finish reason
+    and usage. A `status` other than 200 is answered with `headers` and `body`.
     """
 
     pieces: tuple[str, ...] = ("4", "2")
@@ -44,6 +44,7 @@ class Script:
     before_usage_s: float = 0.0
     stall_after: int | None = None
     cut_after: int | None = None
+    last_when: asyncio.Event | None = None
     raw: bytes | None = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -197,6 +198,8 @@ async def _say(call: Call, script: Script, pieces: list[str], writer: asyncio.St
             await asyncio.Event().wait()
         if number < len(pieces):
             await asyncio.sleep(script.between_s if number else 0)
+            if script.last_when is not None and number == len(pieces) - 1:
+                await script.last_when.wait()
             call.first_byte = call.first_byte or monotonic()
             _send(writer, _event(_choice(pieces[number], call.body)))
             call.tokens += 1

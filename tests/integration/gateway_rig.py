@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -75,6 +75,11 @@ async def eventually(condition: Callable[[], T], seconds: float = 30.0, what: st
     return value
 
 
+def scrubbed() -> dict[str, str]:
+    """The environment without the overrides of whoever runs the tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HEADGATE_")}
+
+
 class Process:
     """A child that says in a file where it listens."""
 
@@ -84,17 +89,20 @@ class Process:
         self.ready = directory / f"{name}.ready"
         self.ready.unlink(missing_ok=True)
         self._out = self.log.open("ab")
-        inherited = dict(os.environ)
         self.popen = subprocess.Popen(
-            command, cwd=ROOT, env=inherited | dict(environ), stderr=self._out, stdout=self._out
+            command, cwd=ROOT, env=scrubbed() | dict(environ), stderr=self._out, stdout=self._out
         )
 
-    def addresses(self) -> dict[str, str]:
-        """What it wrote once it serves."""
+    def serves(self) -> bool:
+        """Whether it came to serve; False when it ended instead."""
         wait_for(
             lambda: self.ready.exists() or self.popen.poll() is not None, START_S, f"{self.name} to be ready"
         )
-        assert self.ready.exists(), f"{self.name} ended:\n{self.log.read_text()}"
+        return self.ready.exists()
+
+    def addresses(self) -> dict[str, str]:
+        """What it wrote once it serves."""
+        assert self.serves(), f"{self.name} ended:\n{self.log.read_text()}"
         return dict(json.loads(self.ready.read_text()))
 
     def send(self, number: signal.Signals) -> None:
@@ -119,21 +127,28 @@ class Valkey:
     """A private server that keeps nothing."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
         self._directory = directory
+        wait_for(self._comes_up_somewhere, START_S, "valkey to find a port")
         self.url = f"redis://127.0.0.1:{self.port}"
-        self.client = redis.Redis(port=self.port, socket_timeout=5)
-        self.start()
 
     def start(self) -> None:
-        """Starts it, empty."""
+        """Starts it again where it was, empty."""
+        wait_for(self._comes_up, START_S, "valkey to have its port again")
+
+    def _comes_up_somewhere(self) -> bool:
+        """On a port that no client's connection is ever given, so that it is still free after a restart."""
+        self.port = random.SystemRandom().randrange(20_000, 32_000)
+        self.client = redis.Redis(port=self.port, socket_timeout=5)
+        return self._comes_up()
+
+    def _comes_up(self) -> bool:
+        """Whether it serves; False when its port is taken."""
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         out = (self._directory / "valkey.log").open("ab")
         self.popen = subprocess.Popen([_valkey_binary(), *options, "--dir", str(self._directory)], stdout=out)
         out.close()
-        wait_for(self._answers, what="valkey to answer")
+        wait_for(lambda: self._answers() or self.popen.poll() is not None, what="valkey to answer")
+        return self.popen.poll() is None
 
     def stop(self) -> None:
         """Kills it."""
@@ -142,8 +157,9 @@ class Valkey:
         self.popen.wait(10)
 
     def _answers(self) -> bool:
+        """Whether this server answers, and not another one on its port."""
         try:
-            return bool(self.client.ping())
+            return bool(self.client.info("server")["process_id"] == self.popen.pid)
         except redis.RedisError:
             return False
 
@@ -189,8 +205,12 @@ class Stack:
         """Brings a dead worker back to its port."""
         self.workers[name].stop()
         port = int(self.worker_addresses[name].rpartition(":")[2])
-        self.workers[name] = self.start_worker(name, port)
-        self.workers[name].addresses()
+
+        def comes_up() -> bool:
+            self.workers[name] = self.start_worker(name, port)
+            return self.workers[name].serves()
+
+        wait_for(comes_up, START_S, f"{name} to have its port again")
 
     def start_gateway(self, name: str = "gateway", *extra: str) -> Process:
         """A gateway process on free ports."""

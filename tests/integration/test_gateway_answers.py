@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 
 import grpc
 import grpc.aio
@@ -33,6 +32,7 @@ ACME, BETA = key("acme"), key("beta")
 LOOSE = types_pb2.PolicyOverride(risk_target=0.2)
 BUDGET = types_pb2.PolicyOverride(budget_nanousd=5)
 Stub = router_pb2_grpc.RouterServiceStub
+Metadata = tuple[tuple[str, str], ...]
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +168,7 @@ async def test_a_failure_before_any_text_is_tried_again_and_falls_back(running: 
     script = {"say": [], "fail": "UNAVAILABLE", "only": "large", "nonce": name}
     chosen = (await router.Route(router_pb2.RouteRequest(query=query(script)), metadata=ACME)).decision.model
     script["only"] = chosen
+    await _well_again(router, chosen)
     events = [
         event async for event in router.StreamGenerate(streamed(script, request_id=name), metadata=ACME)
     ]
@@ -176,12 +177,48 @@ async def test_a_failure_before_any_text_is_tried_again_and_falls_back(running: 
     assert kinds == ["decision", "model_switched", "finished"]
     assert not events[1].model_switched.escalation
     assert [one.model for one in decision.attempts] == [chosen, chosen, decision.model]
+    assert (events[1].model_switched.from_model, events[1].model_switched.to_model) == (
+        chosen, decision.model,
+    )  # fmt: skip
     assert decision.model != chosen
     assert types_pb2.DEGRADATION_WORKER in decision.degraded
     assert not decision.HasField("certificate")
     # Once the last chunk is there the gateway lets go of the call; the worker may see that as a cancellation.
     seen = await eventually(lambda: _when_over(running.events(name)), what="the last call to end")
     assert seen.count("begun") == 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"fail": "FAILED_PRECONDITION"},
+        {"fail": "NOT_FOUND"},
+        {"fail": "UNAVAILABLE", "say": [""], "gap_s": 2.1},
+    ],
+    ids=["misconfigured", "not recorded", "silent"],
+)
+async def test_what_would_fail_again_is_left_for_another_model_at_once(
+    router: Stub, fault: dict[str, object]
+) -> None:
+    script = {"say": [], "nonce": fresh(), **fault, "only": "large"}
+    chosen = (await router.Route(router_pb2.RouteRequest(query=query(script)), metadata=ACME)).decision.model
+    await _well_again(router, chosen)
+    answer = await router.Generate(generate({**script, "only": chosen}), metadata=ACME)
+    assert [one.model for one in answer.decision.attempts] == [chosen, answer.decision.model]
+    assert answer.decision.model != chosen
+
+
+async def _well_again(router: Stub, model: str) -> None:
+    """Waits until the model is no longer left alone for what it did in other tests."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await router.Generate(generate(fresh(), model=model), metadata=ACME)
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017  (any other ends the wait)
+                await asyncio.sleep(0.05)
+            else:
+                return
 
 
 def _when_over(events: list[str]) -> list[str]:
@@ -199,10 +236,8 @@ async def test_a_client_that_leaves_stops_the_worker(running: Stack, router: Stu
     call = getattr(router, method)(request, metadata=ACME)
     reading = asyncio.ensure_future(_drained(call))
     await eventually(lambda: running.events(name), what="the call to begin")
-    left_at = time.monotonic()
     call.cancel()
-    await eventually(lambda: "cancelled" in running.events(name), 5, "the worker to be cancelled")
-    assert time.monotonic() - left_at < 2
+    await eventually(lambda: "cancelled" in running.events(name), what="the worker to be cancelled")
     await asyncio.wait({reading})
 
 
@@ -215,14 +250,13 @@ async def _drained(call: object) -> None:
 
 async def test_a_deadline_reaches_the_worker_smaller_and_ends_the_call(running: Stack, router: Stub) -> None:
     name = fresh()
-    began = time.monotonic()
-    script = {"say": ["a ", "b "], "gap_s": 60, "nonce": name}
-    error = await refusal(router.Generate(generate(script, request_id=name), metadata=ACME, timeout=1.5))
+    script = {"say": ["a ", "b "], "gap_s": 300, "nonce": name}
+    async with asyncio.timeout(60):
+        error = await refusal(router.Generate(generate(script, request_id=name), metadata=ACME, timeout=5))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - began < 3
+    await eventually(lambda: "cancelled" in running.events(name), what="the worker to be cancelled")
     begun = running.journal(name)[0]
-    assert 0 < begun["left_s"] < 1.6  # gRPC rounds timeouts up when it sends them.
-    await eventually(lambda: "cancelled" in running.events(name), 5, "the worker to be cancelled")
+    assert 0 < begun["left_s"] < 5.1  # gRPC rounds timeouts up when it sends them.
 
 
 @pytest.mark.parametrize(("method", "most"), [("Generate", 60), ("StreamGenerate", 300)])
@@ -254,23 +288,55 @@ async def _again(router: Stub, request: router_pb2.GenerateRequest) -> types_pb2
     return decision
 
 
+async def _looked_up(
+    router: Stub, request: Callable[[], router_pb2.GenerateRequest], tenant: Metadata = ACME
+) -> router_pb2.GenerateResponse:
+    """The answer to a request that the cache could be asked about: a stall leaves it alone for a second."""
+    async with asyncio.timeout(60):
+        while True:
+            answer = await router.Generate(request(), metadata=tenant)
+            if answer.decision.cache_status != types_pb2.CACHE_STATUS_UNAVAILABLE:
+                return answer
+            await asyncio.sleep(0.05)
+
+
+async def _hit(router: Stub, request: router_pb2.GenerateRequest) -> router_pb2.GenerateResponse:
+    """The answer from the cache; a request that never gets one runs into the time limit."""
+    async with asyncio.timeout(60):
+        while True:
+            answer = await router.Generate(request, metadata=ACME)
+            if answer.decision.cache_status == types_pb2.CACHE_STATUS_HIT:
+                return answer
+            await asyncio.sleep(0.05)
+
+
 async def test_a_repeated_query_is_answered_from_the_cache_for_nothing(running: Stack, router: Stub) -> None:
-    said = fresh()
-    first = await router.Generate(generate(said), metadata=ACME)
+    first = await _looked_up(router, lambda: generate(fresh()))
     assert first.decision.cache_status == types_pb2.CACHE_STATUS_MISS
-    decision = await _again(router, generate(said))
-    assert decision.cache_status == types_pb2.CACHE_STATUS_HIT
+    said = text_of(first).rpartition(" ")[2]
+    decision = (await _hit(router, generate(said))).decision
     assert (decision.cost_nanousd, len(decision.attempts)) == (0, 0)
-    second = await router.Generate(generate(said, request_id="hit"), metadata=ACME)
+    tried: list[str] = []
+
+    def again() -> router_pb2.GenerateRequest:
+        tried.append(fresh())
+        return generate(said, request_id=tried[-1])
+
+    second = await _looked_up(router, again)
+    assert second.decision.cache_status == types_pb2.CACHE_STATUS_HIT
     assert (second.message, second.usage) == (first.message, first.usage)
-    assert second.decision.request_id == "hit"
-    assert running.events("hit") == []
+    assert second.decision.request_id == tried[-1]
+    assert running.events(tried[-1]) == []
 
 
 async def test_streams_are_replayed_from_the_cache(router: Stub) -> None:
     said = fresh()
-    await _again(router, generate(said))
-    events = [event async for event in router.StreamGenerate(streamed(said), metadata=ACME)]
+    await _hit(router, generate(said))
+    async with asyncio.timeout(60):
+        while True:
+            events = [event async for event in router.StreamGenerate(streamed(said), metadata=ACME)]
+            if events[0].decision.cache_status != types_pb2.CACHE_STATUS_UNAVAILABLE:
+                break
     assert [event.WhichOneof("event") for event in events] == ["decision", "delta", "finished"]
     assert events[0].decision.cache_status == types_pb2.CACHE_STATUS_HIT
     assert events[1].delta.text.endswith(said)
@@ -292,17 +358,40 @@ async def test_sampled_answers_bypass_the_cache(router: Stub) -> None:
 async def test_tenants_never_see_each_other_s_answers(running: Stack, router: Stub) -> None:
     said = fresh()
     request = generate(said, model="small")
-    assert (await _again(router, request)).cache_status == types_pb2.CACHE_STATUS_HIT
-    other = await router.Generate(request, metadata=BETA)
+    await _hit(router, request)
+    other = await _looked_up(router, lambda: request, BETA)
     assert other.decision.cache_status == types_pb2.CACHE_STATUS_MISS
+
+
+async def _model_in(router: Stub, session: str) -> str:
+    """The model of a query that goes to small outside of sessions."""
+    await _well_again(router, "small")
+    asked = router_pb2.RouteRequest(query=query("1 + 1", session=session))
+    return (await router.Route(asked, metadata=ACME)).decision.model
+
+
+async def _comes_to(router: Stub, session: str, model: str, request: router_pb2.GenerateRequest) -> None:
+    """Asks until the session has that model: writing it down may fail in a stall of Redis."""
+    async with asyncio.timeout(60):
+        while await _model_in(router, session) != model:
+            await router.Generate(request, metadata=ACME)
 
 
 async def test_a_session_keeps_its_model(router: Stub) -> None:
     session = fresh()
-    await router.Generate(generate(fresh(), session=session, model="large"), metadata=ACME)
-    text = "what is 1 + 1"
-    decision = (await router.Generate(generate(text, session=session), metadata=ACME)).decision
-    assert decision.model == "large"
+    assert await _model_in(router, "") == await _model_in(router, session) == "small"
+    await _comes_to(router, session, "large", generate(fresh(), session=session, model="large"))
+
+
+async def test_an_answer_from_the_cache_keeps_the_session_s_model_too(router: Stub) -> None:
+    said = fresh()
+    await _hit(router, generate(said, model="large"))
+    kept = []
+    for session in (fresh() for _ in range(10)):
+        answer = await router.Generate(generate(said, model="large", session=session), metadata=ACME)
+        if answer.decision.cache_status == types_pb2.CACHE_STATUS_HIT:
+            kept.append(await _model_in(router, session))
+    assert "large" in kept, kept
 
 
 @pytest.mark.parametrize(

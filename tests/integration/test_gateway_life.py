@@ -18,6 +18,7 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from headgate.adapters import status_map
 from headgate.v1 import admin_pb2, router_pb2, router_pb2_grpc, types_pb2
 from tests.integration.gateway_rig import (
     PEPPER,
@@ -25,6 +26,7 @@ from tests.integration.gateway_rig import (
     Process,
     Stack,
     config,
+    details,
     eventually,
     generate,
     key,
@@ -82,6 +84,15 @@ def test_a_broken_bundle_is_one_clear_sentence(running: Stack, tmp_path: Path) -
     assert code == 1
     assert str(broken) in said
     assert "Traceback" not in said
+
+
+def test_a_certificate_that_does_not_fit_is_not_called_a_port_in_use(running: Stack) -> None:
+    key_file = str(Path(__file__).parent / "tls/key.pem")
+    running.write(config(tls={"certificate": key_file, "key": key_file}))
+    code, said = attempt_to_start(running)
+    assert code == 1
+    assert "\nheadgate gateway: gateway.tls: " in said
+    assert "in use" not in said
 
 
 def test_the_admin_port_stays_on_loopback(running: Stack) -> None:
@@ -151,11 +162,11 @@ async def test_a_frozen_worker_is_left_alone_and_its_answers_are_cut(running: St
         name = uuid.uuid4().hex
         script = {"say": ["half ", "never"], "gap_s": 60, "nonce": name}
         call = router.StreamGenerate(streamed(script, model="large", request_id=name), metadata=ACME)
-        cut = asyncio.ensure_future(_stream(call))
-        await eventually(lambda: running.events(name), what="the stream to begin")
+        events = aiter(call)
+        assert [(await anext(events)).WhichOneof("event") for _ in range(2)] == ["decision", "delta"]
         running.workers["large"].send(signal.SIGSTOP)
-        kinds, code = await asyncio.wait_for(cut, 30)
-        assert kinds == ["decision", "delta", "error"]
+        kinds, code = await asyncio.wait_for(_stream(events), 60)
+        assert kinds == ["error"]
         assert code is grpc.StatusCode.UNAVAILABLE
         answer = await router.Generate(generate("1 + 1"), metadata=ACME, timeout=20)
         assert answer.decision.model == "small"
@@ -167,6 +178,8 @@ async def test_a_frozen_worker_is_left_alone_and_its_answers_are_cut(running: St
 
 
 async def test_a_restart_fails_no_request_of_a_client_that_watches_health(running: Stack) -> None:
+    settings = config(lame_duck_s=3)
+    running.write(settings)
     other = running.start_gateway("other")
     addresses = [running.addresses["listen"], other.addresses()["listen"]]
     service_config = {
@@ -224,8 +237,37 @@ async def test_running_streams_end_well_in_a_drain(running: Stack) -> None:
         kinds, code = await call
         assert (kinds[-1], code) == ("finished", grpc.StatusCode.OK)
         assert await asyncio.to_thread(running.gateway.popen.wait, 20) == 0
-    ids = [fields[b"request_id"] for _, fields in running.valkey.client.xrange("headgate:ledger")]
+    ids = [record[b"request_id"] for _, record in running.valkey.client.xrange("headgate:ledger")]
     assert b"drained" in ids
+
+
+async def test_what_outlives_the_drain_is_told_that_it_ends(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with stack(tmp_path_factory, config(lame_duck_s=0, drain_s=0.5)) as one:
+        async with one.channel() as channel:
+            router, script = (
+                stub(channel),
+                {"say": ["half ", "never"], "gap_s": 60, "nonce": uuid.uuid4().hex},
+            )
+            stream = router.StreamGenerate(streamed(script, request_id="stream"), metadata=ACME, timeout=60)
+            whole = router.Generate(generate(script, request_id="whole"), metadata=ACME, timeout=60)
+            told = asyncio.ensure_future(refusal(whole))
+            assert [(await stream.read()).WhichOneof("event") for _ in range(2)] == ["decision", "delta"]  # type: ignore[union-attr]
+            await eventually(lambda: one.events("whole"), what="the call to begin")
+            one.gateway.send(signal.SIGTERM)
+            last = await stream.read()
+            assert isinstance(last, router_pb2.StreamGenerateResponse)
+            assert status_map.reason_of(last.error) == "DRAINING"
+            for error in (await refusal(stream.read()), await told):
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+                assert status_map.reason_of(details(error)) == "DRAINING"
+        assert await asyncio.to_thread(one.gateway.popen.wait, 20) == 0
+        records = [record for _, record in one.valkey.client.xrange("headgate:ledger")]
+        codes = {record[b"request_id"]: record[b"code"] for record in records}
+        assert codes == {b"stream": b"UNAVAILABLE", b"whole": b"UNAVAILABLE"}
+        for name in ("stream", "whole"):
+            await eventually(
+                lambda name=name: "cancelled" in one.events(name), what="the worker to be let go"
+            )
 
 
 async def test_a_reload_takes_all_of_a_good_config_and_nothing_of_a_bad_one(running: Stack) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from statistics import median
 from urllib.request import urlopen
 
 import grpc
@@ -43,22 +45,19 @@ def metric(running: Stack, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
-async def back_to_normal(router: Stub) -> bool:
-    """Whether the same question is answered from the cache again."""
-    request = generate(f"recovery {uuid.uuid4()}")
-    await router.Generate(request, metadata=ACME)
-    for _ in range(20):
-        answer = await router.Generate(request, metadata=ACME)
-        if answer.decision.cache_status == types_pb2.CACHE_STATUS_HIT:
-            return True
-    return False
+async def kept(router: Stub, request: router_pb2.GenerateRequest) -> None:
+    """Waits until the request is answered from the cache."""
+    async with asyncio.timeout(60):
+        while True:
+            answer = await router.Generate(request, metadata=ACME)
+            if answer.decision.cache_status == types_pb2.CACHE_STATUS_HIT:
+                return
+            await asyncio.sleep(0.05)
 
 
 async def settled(router: Stub) -> None:
-    for _ in range(60):
-        if await back_to_normal(router):
-            return
-    raise AssertionError("the cache did not come back")
+    """Waits until the cache works again."""
+    await kept(router, generate(f"recovery {uuid.uuid4()}"))
 
 
 async def test_a_dead_redis_costs_nobody_an_answer(running: Stack, router: Stub) -> None:
@@ -88,10 +87,9 @@ async def test_a_frozen_redis_slows_nobody_much(running: Stack, router: Stub) ->
         answers = [await router.Generate(generate(f"frozen {i}"), metadata=ACME) for i in range(60)]
     finally:
         running.valkey.popen.send_signal(signal.SIGCONT)
-    overheads = sorted(answer.decision.overhead.ToMilliseconds() for answer in answers)
+    overheads = [answer.decision.overhead.ToMilliseconds() for answer in answers]
     assert all(a.decision.cache_status == types_pb2.CACHE_STATUS_UNAVAILABLE for a in answers[10:])
-    assert overheads[len(overheads) // 2] < 25, overheads
-    assert overheads[-1] < 500, overheads
+    assert median(overheads) < 100, overheads
     await settled(router)
 
 
@@ -101,6 +99,9 @@ async def test_records_that_waited_are_written_when_redis_is_back(running: Stack
     running.valkey.popen.send_signal(signal.SIGSTOP)
     try:
         await router.Generate(generate("kept", request_id=name), metadata=ACME)
+        async with asyncio.timeout(60):
+            while types_pb2.DEGRADATION_LEDGER not in await degraded(running):
+                await asyncio.sleep(0.05)
     finally:
         running.valkey.popen.send_signal(signal.SIGCONT)
 
@@ -123,16 +124,17 @@ async def test_every_key_expires_and_names_its_tenant(running: Stack, router: St
 async def test_a_foreign_value_under_a_key_is_not_an_answer(running: Stack, router: Stub) -> None:
     """As after a mixed-up reply: the value does not carry the key's digest."""
     await settled(router)
+    others = answers_kept(running)
     request = generate(f"poisoned {uuid.uuid4()}")
-    await router.Generate(request, metadata=ACME)
-
-    def kept() -> set[bytes]:
-        return set(running.valkey.client.scan_iter("headgate:answer:*"))
-
-    keys = await eventually(kept, what="an answer to be kept")
-    foreign = running.valkey.client.get(next(iter(keys)))
-    for one in keys:
-        if running.valkey.client.get(one) != foreign:
-            running.valkey.client.set(one, foreign, px=600_000)
+    await kept(router, request)
+    text = request.query.messages[0].parts[0].text
+    read = running.valkey.client.get
+    own = next(one for one in answers_kept(running) - others if text.encode() in (read(one) or b""))
+    running.valkey.client.set(own, read(next(iter(others))), px=600_000)
     answer = await router.Generate(request, metadata=ACME)
-    assert answer.message.parts[0].text.endswith(request.query.messages[0].parts[0].text)
+    assert answer.decision.cache_status != types_pb2.CACHE_STATUS_HIT
+    assert answer.message.parts[0].text.endswith(text)
+
+
+def answers_kept(running: Stack) -> set[bytes]:
+    return set(running.valkey.client.scan_iter("headgate:answer:*"))

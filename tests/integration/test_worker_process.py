@@ -206,15 +206,17 @@ async def test_the_deadline_of_the_call_reaches_the_engine(tmp_path: Path, upstr
         assert (await refused(call)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await upstream.ledger[0].over.wait()
         assert upstream.ledger[0].gone is not None
-        assert upstream.ledger[0].gone - upstream.ledger[0].start < 3.5
+        assert upstream.ledger[0].gone - upstream.ledger[0].start < 10, "the engine's own limits are longer"
 
 
 async def test_sigterm_lets_running_answers_end_and_refuses_new_ones(
     tmp_path: Path, upstream: Upstream
 ) -> None:
-    upstream.script = Script(pieces=tuple("abcdefghij"), between_s=0.2)
-    async with worker(tmp_path, scripted(upstream)) as running, asyncio.timeout(20):
-        call = running.stub.Generate(ask(), timeout=20)
+    refusing = asyncio.Event()
+    upstream.script = Script(pieces=tuple("abcdefghij"), last_when=refusing)
+    settings = {**scripted(upstream, idle_s=60), "gateway": {**DRAIN, "drain_s": 60}}
+    async with worker(tmp_path, settings) as running, asyncio.timeout(60):
+        call = running.stub.Generate(ask(), timeout=60)
         received = await first_text(call)
         async with channels.channel(running.address) as channel:
             health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
@@ -223,6 +225,7 @@ async def test_sigterm_lets_running_answers_end_and_refuses_new_ones(
             assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         await refuses_everything(running)
         assert not call.done()
+        refusing.set()
         rest = await collect(call)
         assert received + "".join(message.text for message in rest) == "abcdefghij"
         assert rest[-1].finish_reason == types_pb2.FINISH_REASON_STOP

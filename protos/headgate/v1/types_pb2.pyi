@@ -242,7 +242,7 @@ Global___Message: typing_extensions.TypeAlias = Message
 
 @typing.final
 class Sampling(google.protobuf.message.Message):
-    """How tokens are drawn. Every empty field means the default of the model that answers."""
+    """How tokens are drawn. Each field says what empty means; the defaults are the same for every model."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -354,7 +354,7 @@ class Query(google.protobuf.message.Message):
 
     @property
     def sampling(self) -> Global___Sampling:
-        """Empty means the defaults of the model that answers."""
+        """Empty means that every field of it is."""
 
     @property
     def policy_override(self) -> Global___PolicyOverride:

@@ -42,7 +42,7 @@ class WorkerServiceGenerateRequest(google.protobuf.message.Message):
 
     @property
     def sampling(self) -> headgate.v1.types_pb2.Sampling:
-        """Empty means the model's defaults."""
+        """Empty means that every field of it is."""
 
     def __init__(
         self,

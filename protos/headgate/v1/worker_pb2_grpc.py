@@ -55,7 +55,7 @@ class WorkerServiceServicer(object):
         """Answers a conversation chunk by chunk. The last chunk has a finish_reason and the usage; a stream without one
         was cut and ends with an error status. RESOURCE_EXHAUSTED with RetryInfo when slots and queue are full;
         INVALID_ARGUMENT when the conversation is longer than the model's context; UNAVAILABLE when the engine cannot
-        be reached; DEADLINE_EXCEEDED when it does not go on in time.
+        be reached or falls silent; DEADLINE_EXCEEDED when the call's own deadline passes first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

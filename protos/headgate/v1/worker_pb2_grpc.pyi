@@ -88,7 +88,7 @@ class WorkerServiceStub(typing.Generic[_WorkerServiceGenerateType, _WorkerServic
     """Answers a conversation chunk by chunk. The last chunk has a finish_reason and the usage; a stream without one
     was cut and ends with an error status. RESOURCE_EXHAUSTED with RetryInfo when slots and queue are full;
     INVALID_ARGUMENT when the conversation is longer than the model's context; UNAVAILABLE when the engine cannot
-    be reached; DEADLINE_EXCEEDED when it does not go on in time.
+    be reached or falls silent; DEADLINE_EXCEEDED when the call's own deadline passes first.
     """
 
     DescribeModel: _WorkerServiceDescribeModelType
@@ -117,7 +117,7 @@ class WorkerServiceServicer(metaclass=abc.ABCMeta):
         """Answers a conversation chunk by chunk. The last chunk has a finish_reason and the usage; a stream without one
         was cut and ends with an error status. RESOURCE_EXHAUSTED with RetryInfo when slots and queue are full;
         INVALID_ARGUMENT when the conversation is longer than the model's context; UNAVAILABLE when the engine cannot
-        be reached; DEADLINE_EXCEEDED when it does not go on in time.
+        be reached or falls silent; DEADLINE_EXCEEDED when the call's own deadline passes first.
         """
 
     @abc.abstractmethod

@@ -5,7 +5,7 @@ Rule 2: no clock, no waiting, no calls; the gateway performs the commands and re
 
     Received ─▶ CallModel ─┬─ Finished ─▶ Answer
                            └─ Failed ─┬─ text delivered, or not retryable ─▶ GiveUp
-                                      ├─ a retry is left ─▶ CallModel, the same model
+                                      ├─ worth asking again, and a retry is left ─▶ CallModel, the same model
                                       ├─ a fallback is left ─▶ CallModel, another model
                                       └─ nothing is left ─▶ GiveUp
 
@@ -42,12 +42,14 @@ class Finished:
 class Failed:
     """The call failed.
 
-    `delivered` means that text already reached the caller, who must not see a second beginning.
+    `delivered` means that text already reached the caller, who must not see a second beginning. `again` is
+    false where the same model would fail the same way, or take as long to fail: only another one can help.
     """
 
     model: str
     retryable: bool
     delivered: bool
+    again: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class Cascade:
     def _after_failure(self, call: CallModel, failure: Failed) -> Command:
         if failure.delivered or not failure.retryable or call.attempt >= MOST_ATTEMPTS:
             return self._end(GiveUp(call.model, call.decision))
-        if not call.fallback and call.attempt < self._max_attempts:
+        if failure.again and not call.fallback and call.attempt < self._max_attempts:
             return self._start(replace(call, attempt=call.attempt + 1))
         self._failed.append(call.model)
         other = self._fallback(call.decision)

@@ -100,6 +100,7 @@ class ModelConfig(Strict):
     queue: int = Field(default=8, ge=0, le=4096)
     """Answers that may wait for a slot: twice the slots keeps goodput under overload at capacity."""
     first_token_s: float = Field(default=30, gt=0, le=600)
+    """Longest wait for the first token: prompts are long and engines cold, but a fallback needs time too."""
     idle_s: float = Field(default=15, gt=0, le=600)
     """Longest silence between two chunks; a stalled upstream is cut then."""
 
@@ -142,7 +143,7 @@ class GatewayConfig(Strict):
     admin_listen: Address = "127.0.0.1:7072"
     metrics_listen: Address = "127.0.0.1:9464"
     processes: int = Field(default=1, ge=1, le=64)
-    """Gateway processes that share the port."""
+    """Gateway processes that share `listen`; admin and metrics ports count up from the first one's."""
     open: bool = False
     """True answers without keys; refused unless every listener is on loopback."""
     tls: TlsConfig | None = None
@@ -223,6 +224,12 @@ class Config(Strict):
 
     def _listeners(self) -> tuple[Address, ...]:
         return (self.gateway.listen, self.gateway.admin_listen, self.gateway.metrics_listen)
+
+
+def of_process(number: int, address: Address) -> Address:
+    """Where process `number`, from 0, has what the first has at `address`; port 0 stays any free one."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + number if int(port) else 0}"
 
 
 def is_loopback(address: Address) -> bool:

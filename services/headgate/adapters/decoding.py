@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from functools import lru_cache
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
@@ -38,11 +39,14 @@ class Decoding(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        # gRPC's handlers are named tuples, which its stubs do not say.
-        guarded = handler._replace(request_deserializer=_guard(handler.request_deserializer))  # type: ignore[attr-defined]
-        if not handler_call_details.method.startswith(_OURS):
-            guarded = _refusing(guarded)
-        return cast("Handler", guarded)
+        return _guarded(handler, handler_call_details.method.startswith(_OURS))
+
+
+@lru_cache(maxsize=256)
+def _guarded(handler: Any, ours: bool) -> Handler:
+    """gRPC's handlers are named tuples, which its stubs do not say, and live as long as their server."""
+    guarded = handler._replace(request_deserializer=_guard(handler.request_deserializer))
+    return cast("Handler", guarded if ours else _refusing(guarded))
 
 
 def _refusing(handler: Any) -> Any:

@@ -9,10 +9,11 @@ reply to the next user.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -24,23 +25,44 @@ SOCKET_S: Final = 0.05
 """The library's default would stall a minute on a frozen server."""
 POOL_SIZE: Final = 50
 POOL_WAIT_S: Final = 0.02
+"""Below the cap of a read: who finds no free connection by then goes on without."""
+PING_AFTER_S: Final = 10
+"""A connection that was idle for longer is tried before it is used."""
+PROTOCOL: Final = 2
+"""Every server speaks it; with 3 the library lets a server's notices stretch the timeouts."""
+
+_OURS: Final[Mapping[str, Any]] = {
+    "max_connections": POOL_SIZE,
+    "timeout": POOL_WAIT_S,
+    "socket_timeout": SOCKET_S,
+    "socket_connect_timeout": SOCKET_S,
+    "retry_on_timeout": False,
+    "retry_on_error": [],
+    "health_check_interval": PING_AFTER_S,
+    "protocol": PROTOCOL,
+    "decode_responses": False,
+}
 
 T = TypeVar("T")
 
 
 def connect(url: str) -> Redis:
-    """A client with short timeouts and no retries; it connects when it is first used."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=POOL_SIZE,
-        timeout=POOL_WAIT_S,
-        socket_timeout=SOCKET_S,
-        socket_connect_timeout=SOCKET_S,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-        health_check_interval=10,
-    )
-    return Redis(connection_pool=pool)
+    """A client with short timeouts and no retries; it connects when it is first used.
+
+    The URL says where and as whom. What it says about timeouts, retries or the pool is passed over: to the
+    library's own `from_url` it would be the last word.
+    """
+    retry = Retry(NoBackoff(), 0)
+    return Redis(connection_pool=BlockingConnectionPool(**{**parse_url(url), **_OURS, "retry": retry}))
+
+
+def is_url(text: str) -> bool:
+    """Whether `connect` takes this URL; nothing is asked of the network."""
+    try:
+        connect(text).connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 class Guard:

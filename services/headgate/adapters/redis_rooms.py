@@ -6,16 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from headgate.adapters.breaker import Breaker
+from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import Guard, connect
 
 READ_CAP_S: Final = 0.025
+"""A caller waits for it, and a cache that takes longer saves little."""
 WRITE_CAP_S: Final = 0.1
+"""Nobody waits for it but the next write."""
 LEDGER_STREAM: Final = "headgate:ledger"
 _PREFIX: Final = "headgate:"
 LEFT_ALONE_S: Final = 1.0
 """How long a sick Redis is left alone between trials: a trial costs one request 25 ms at most."""
+POLICY_TRIES: Final = 5
 
 
 class RedisStore:
@@ -64,6 +69,25 @@ class Rooms:
         guard = Guard(self.breaker)
         self.store = RedisStore(self._client, guard)
         self.ledger = RedisLedger(self._client, guard, ledger_length)
+
+    async def may_evict_ledger(self) -> str:
+        """The server's eviction policy where it may take keys that do not expire; else empty.
+
+        Raises SideRoomError when the server does not say: it is away, or the user may not ask.
+        """
+        policy = await self._policy()
+        return policy if policy.startswith("allkeys-") else ""
+
+    async def _policy(self) -> str:
+        """Asked a few times and past the breaker, for a first connection may be slow."""
+        for _ in range(POLICY_TRIES):
+            try:
+                told = await self._client.info("memory")
+            except (TimeoutError, RedisError, OSError) as error:
+                failure = type(error).__name__
+            else:
+                return str(told.get("maxmemory_policy", ""))
+        raise SideRoomError(failure)
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -193,6 +193,16 @@ def reason_of(answer: status_pb2.Status) -> str:
     return ""
 
 
+def violations_of(answer: status_pb2.Status) -> list[Violation]:
+    """The fields that BadRequest names; empty without one."""
+    for detail in answer.details:
+        if detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+            bad = error_details_pb2.BadRequest()
+            detail.Unpack(bad)
+            return [Violation(str(one.field), str(one.description)) for one in bad.field_violations]
+    return []
+
+
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 

@@ -19,6 +19,8 @@ NAMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "headgate_cost_nanousd_total": ("What calls of workers cost, in nano-dollars.", ("model",)),
     "headgate_overhead_seconds": ("Time spent in the gateway itself, per request.", ()),
     "headgate_inside": ("Requests inside now.", ()),
+    "headgate_tasks": ("Asyncio tasks that are alive.", ()),
+    "headgate_loop_lag_seconds": ("How late the event loop was, looked at 20 times a second.", ()),
     "headgate_ledger_dropped_total": ("Records that were not written.", ()),
     "headgate_redis_breaker_open": ("1 while Redis is left alone after failures.", ()),
     "headgate_worker_serving": ("1 while the model's worker answers.", ("model",)),
@@ -27,6 +29,7 @@ NAMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 _OVERHEAD_BUCKETS: Final = (
     0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
 )  # fmt: skip
+_LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 class PortInUseError(Exception):
@@ -46,10 +49,11 @@ class Metrics:
         self.cost = self._counter("headgate_cost_nanousd_total")
         self.ledger_dropped = self._counter("headgate_ledger_dropped_total")
         self.inside = self._gauge("headgate_inside")
+        self.tasks = self._gauge("headgate_tasks")
         self.redis_breaker_open = self._gauge("headgate_redis_breaker_open")
         self.worker_serving = self._gauge("headgate_worker_serving")
-        name = "headgate_overhead_seconds"
-        self.overhead = Histogram(name, *NAMES[name], buckets=_OVERHEAD_BUCKETS, registry=self.registry)
+        self.overhead = self._histogram("headgate_overhead_seconds", _OVERHEAD_BUCKETS)
+        self.loop_lag = self._histogram("headgate_loop_lag_seconds", _LAG_BUCKETS)
 
     def serve(self, address: str) -> str:
         """Answers scrapes at `host:port` from a thread; returns the address taken. Raises PortInUseError."""
@@ -65,3 +69,6 @@ class Metrics:
 
     def _gauge(self, name: str) -> Gauge:
         return Gauge(name, *NAMES[name], registry=self.registry)
+
+    def _histogram(self, name: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, *NAMES[name], buckets=buckets, registry=self.registry)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from headgate.adapters.settings import ConfigError
-from headgate.cli import ask, config, demo, doctor, keys, route, up
+from headgate.cli import ask, config, demo, doctor, keys, operate, route, up
 from headgate.cli.state import CommandError, State
 from headgate.client import HeadgateError
 from headgate.local.child import StartError
@@ -45,6 +45,8 @@ app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.command("ask")(ask.ask)
 app.command("route")(route.route)
+app.command("status")(operate.status)
+app.command("reload")(operate.reload)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -44,14 +45,17 @@ def up(
 async def _serve(stack: Stack, console: Console) -> None:
     async with stack:
         where = stack.addresses
-        console.print(
-            f"[bold green]headgate is up[/]: gRPC [bold]{where['listen']}[/], admin {where.get('admin')}, "
-            f"metrics http://{where.get('metrics')}/metrics"
-        )
+        console.print(f"[bold green]headgate is up[/]: gRPC [bold]{where['listen']}[/], {_own(where)}")
+        for number, other in enumerate(stack.gateways[1:], 1):
+            console.print(f"gateway-{number} shares it: {_own(other)}")
         flag = "" if where["listen"] == DEFAULT_ADDRESS else f"--address {where['listen']} "
         console.print(f'try: headgate ask {flag}"Sort up: 27 20 38 68"    stop: Ctrl-C')
         await stack.lost()
         raise StartError("the guard process ended, so the stack was stopped; start it again")
+
+
+def _own(where: Mapping[str, str]) -> str:
+    return f"admin {where.get('admin')}, metrics http://{where.get('metrics')}/metrics"
 
 
 def _sayer(console: Console, loaded: Loaded, quiet: bool) -> Say:

@@ -86,7 +86,7 @@ class NotCertified(CannotServe):
 
 
 class Overloaded(HeadgateError):
-    """The gateway or every worker is full."""
+    """The gateway, or the worker of the chosen model, is full."""
 
 
 class DeadlineExceeded(HeadgateError):

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import structlog
 
-from headgate.adapters import logs, settings
+from headgate.adapters import diagnosis, logs, settings
 from headgate.adapters.config import Config, is_loopback
+from headgate.adapters.redis_client import is_url
 from headgate.adapters.settings import ConfigError
 from headgate.adapters.telemetry import PortInUseError
 from headgate.gateway.server import Gateway, PortTakenError, Sources
@@ -83,9 +84,15 @@ def _addresses(config: Config, given: Sequence[str]) -> dict[str, str]:
 
 
 def _redis_url(config: Config, environ: Mapping[str, str]) -> str | None:
-    url = config.redis.url
+    """The URL, resolved and tried: redis-py's own errors quote it, password included."""
+    url, what = config.redis.url, "this"
     if url is not None and url.startswith(("env:", "file:")):
-        return settings.resolve_secret(url, environ)
+        url, what = settings.resolve_secret(url, environ), "the secret it refers to"
+    if url is not None and not is_url(url):
+        raise ConfigError(
+            f"redis.url: {what} is no redis://, rediss:// or unix:// URL; "
+            "write special characters of a password percent-encoded"
+        )
     return url
 
 
@@ -100,6 +107,7 @@ def _run(serving: Coroutine[None, None, None]) -> None:
 
 
 async def _serve(sources: Sources, flags: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    diagnosis.show_tasks_on_signal()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -126,4 +134,5 @@ def _announce(ready_file: Path, addresses: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
+    diagnosis.prepare()
     sys.exit(main(sys.argv[1:], os.environ))  # noqa: TID251

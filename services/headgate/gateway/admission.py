@@ -7,8 +7,7 @@ a key nothing but the health service answers, unknown methods included, unless t
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -108,15 +107,16 @@ class Room:
         if self.inside >= self.most:
             raise OverloadedError("the gateway is full", retry_after_s=SHED_RETRY_S)
 
-    @contextmanager
-    def enter(self) -> Iterator[None]:
+    def enter(self) -> Room:
         """Takes a place for the time of a `with` block. Raises OverloadedError."""
         self.check()
+        return self
+
+    def __enter__(self) -> None:
         self.inside += 1
-        try:
-            yield
-        finally:
-            self.inside -= 1
+
+    def __exit__(self, *_raised: object) -> None:
+        self.inside -= 1
 
 
 class Door(grpc.aio.ServerInterceptor):
@@ -154,8 +154,12 @@ class Door(grpc.aio.ServerInterceptor):
 
 
 def _authorization(details: grpc.HandlerCallDetails) -> str | bytes | None:
-    metadata: Mapping[str, str | bytes] = dict(details.invocation_metadata or ())
-    return metadata.get("authorization")
+    # Of several the last one counts.
+    found = None
+    for name, value in details.invocation_metadata or ():
+        if name == "authorization":
+            found = value
+    return found
 
 
 def _refusal(error: ServiceError) -> Handler:

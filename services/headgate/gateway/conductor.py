@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import google.rpc.status_pb2 as status_pb2  # type: ignore[import-untyped]
 import grpc
 import grpc.aio
 import structlog
@@ -25,6 +26,7 @@ from headgate.adapters.status_map import (
     OverloadedError,
     PermissionDeniedError,
     ServiceError,
+    Violation,
     WorkerUnavailableError,
 )
 from headgate.adapters.telemetry import Metrics
@@ -32,6 +34,7 @@ from headgate.gateway import answer_cache, convert, records
 from headgate.gateway.admission import Caller
 from headgate.gateway.answer_cache import AnswerCache
 from headgate.gateway.bundle_store import BundleStore
+from headgate.gateway.drain import Drain
 from headgate.gateway.records import Ended, Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.workers import Call, Worker, Workers
@@ -45,6 +48,13 @@ _LOG = structlog.get_logger(__name__)
 HOP_S: Final = 0.005
 """What the gateway keeps of the time left, so that its own word arrives before the caller's deadline."""
 COME_BACK_S: Final = 1.0
+QUICK_S: Final = 2.0
+"""A failure that took longer is not tried again on the same model: silence would be met with silence, and the
+deadline's rest belongs to the fallback."""
+_SETTLED: Final = frozenset(
+    code.value[0] for code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
+)
+"""What a worker says when asking it again gets the same answer: misconfigured, or not recorded."""
 WITHOUT_BUNDLE: Final = Objective(risk_target=0.05)
 """Aimed at when neither tenant, config nor bundle say; without a bundle it changes nothing."""
 
@@ -71,6 +81,8 @@ class Journey:
     deliver: Deliver | None = None
     """Sends an event to the caller; None collects the answer."""
     decision: Decision | None = None
+    model: str = ""
+    """The model that the caller takes to be answering."""
     cache_status: types_pb2.CacheStatus.ValueType = types_pb2.CACHE_STATUS_BYPASS
     attempts: list[types_pb2.Attempt] = field(default_factory=list)
     degraded: set[types_pb2.Degradation.ValueType] = field(default_factory=set)
@@ -103,6 +115,7 @@ class Conductor:
         recorder: Recorder,
         metrics: Metrics,
         objective: Objective | None,
+        drain: Drain,
     ) -> None:
         """`objective` is the operator's; None means the bundle's own."""
         self.objective = objective
@@ -112,6 +125,7 @@ class Conductor:
         self._sessions = sessions
         self._recorder = recorder
         self._metrics = metrics
+        self._drain = drain
 
     def default_objective(self) -> Objective:
         """What queries aim at whose tenant has no objective: the operator's, else the bundle's."""
@@ -136,7 +150,8 @@ class Conductor:
         code = "INTERNAL"
         final = None
         try:
-            answer = await self._answer(journey)
+            async with self._drain.limit():
+                answer = await self._answer(journey)
             code, final = "OK", answer.decision
         except asyncio.CancelledError:
             code = "CANCELLED"
@@ -170,6 +185,7 @@ class Conductor:
         query = convert.query(journey.wire, wanted, journey.arrival.caller.allowed, session)
         cascade, command = self._first_command(journey, query, pool)
         journey.decision = command.decision
+        journey.model = command.model
         if command.decision.reason is Reason.NO_CERTIFICATE:
             journey.degraded.add(types_pb2.DEGRADATION_CERTIFICATE)
         if any(worker.name not in pool for worker in self._workers):
@@ -225,7 +241,8 @@ class Conductor:
 
     def _key(self, journey: Journey, model: str) -> answer_cache.Key | None:
         described = self._workers[model].model
-        if journey.decision is None or described is None or not answer_cache.repeatable(journey.wire):
+        repeatable = self._cache.enabled and answer_cache.repeatable(journey.wire)
+        if journey.decision is None or described is None or not repeatable:
             return None
         tenant = journey.arrival.caller.tenant
         return answer_cache.key(tenant, journey.wire, journey.decision, described.version)
@@ -246,6 +263,7 @@ class Conductor:
     ) -> router_pb2.GenerateResponse:
         journey.finish_reason = kept.finish_reason
         journey.usage = kept.usage
+        await self._sessions.keep(journey.arrival.caller.tenant, journey.wire.session, model)
         await self._deliver(journey, convert.text(kept.message))
         return self._response(journey, model)
 
@@ -254,7 +272,7 @@ class Conductor:
         worker = self._workers[command.model]
         if not worker.callable_now():
             journey.failure = journey.failure or _unreachable(worker)
-            return Failed(worker.name, retryable=True, delivered=False)
+            return Failed(worker.name, retryable=True, delivered=False, again=False)
         if journey.attempts and not worker.retries.spend():
             return Failed(worker.name, retryable=False, delivered=False)
         if command.fallback:
@@ -264,12 +282,13 @@ class Conductor:
             await self._call(journey, worker)
         except ServiceError as failure:
             journey.failure = failure
-            return Failed(worker.name, isinstance(failure, WorkerUnavailableError), journey.delivered)
+            retryable = isinstance(failure, WorkerUnavailableError)
+            return Failed(worker.name, retryable, journey.delivered, again=_worth_repeating(journey))
         worker.retries.earn()
         return Finished(worker.name)
 
     async def _switch(self, journey: Journey, worker: Worker) -> None:
-        left = journey.decision.model if journey.decision else ""
+        left, journey.model = journey.model, worker.name
         journey.degraded.add(types_pb2.DEGRADATION_WORKER)
         self._metrics.fallbacks.labels(worker.name).inc()
         if journey.deliver is not None:
@@ -456,12 +475,27 @@ def _failure(worker: Worker, error: grpc.aio.AioRpcError) -> ServiceError:
                 f"the worker of model {worker.name} is full", retry_after_s=pause or COME_BACK_S
             )
         case grpc.StatusCode.INVALID_ARGUMENT if said:
-            too_long = status_map.reason_of(said) == status_map.TABLE[ContextTooLongError][1]
-            return (ContextTooLongError if too_long else InvalidRequestError)(said.message)
+            return _refused(said)
         case grpc.StatusCode.NOT_FOUND:
             return _unreachable(worker)
     worker.breaker.failed()
     return _unreachable(worker)
+
+
+def _refused(said: status_pb2.Status) -> InvalidRequestError:
+    """What the worker finds wrong with its request, told of the query, whose fields it was made from."""
+    wrong = [Violation(f"query.{one.field}", one.description) for one in status_map.violations_of(said)]
+    if status_map.reason_of(said) == status_map.TABLE[ContextTooLongError][1]:
+        return ContextTooLongError(said.message, wrong or [Violation("query.messages", said.message)])
+    return InvalidRequestError(said.message, wrong)
+
+
+def _worth_repeating(journey: Journey) -> bool:
+    """Whether the last attempt failed in a way that the same model may not fail in again at once."""
+    if not journey.attempts:
+        return False
+    last = journey.attempts[-1]
+    return last.code not in _SETTLED and last.duration.ToNanoseconds() < QUICK_S * 1e9
 
 
 def _unreachable(worker: Worker) -> WorkerUnavailableError:

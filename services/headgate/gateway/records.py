@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import structlog
+
 from headgate.adapters.ports import Ledger, SideRoomError
 from headgate.v1 import router_pb2, types_pb2
 
+_LOG = structlog.get_logger(__name__)
 MOST_WAITING: Final = 2_000
 """Records that wait to be written; further ones are dropped and counted."""
 BATCH: Final = 100
 GATHER_S: Final = 0.02
 """How long the first record of a batch waits for others: one round trip then carries many."""
+INSIST_S: Final = 2.0
+"""How long a record is tried whose caller waits for it."""
+_AGAIN_S: Final = 0.1
 _PAUSE_S: Final = 0.5
 
 Record = Mapping[str, str]
@@ -128,11 +135,22 @@ class Recorder:
         self._waiting.append(record)
         self._wake.set()
 
-    async def record_now(self, record: Record) -> None:
-        """Writes a record before it returns. Raises SideRoomError."""
+    async def record_now(self, record: Record, within_s: float) -> None:
+        """Writes a record before it returns, perhaps twice.
+
+        Raises SideRoomError when that has not worked for `within_s`, at most 2 s. The ledger's own caps are
+        short, since it stands beside requests; here the write is the request, and a hiccup is waited out.
+        """
         if self._ledger is None:
             raise SideRoomError("no ledger")
-        await self._ledger.append([record])
+        give_up_at = time.monotonic() + min(within_s, INSIST_S) - _AGAIN_S
+        while True:
+            try:
+                return await self._ledger.append([record])
+            except SideRoomError:
+                if time.monotonic() >= give_up_at:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
 
     async def close(self) -> None:
         """Writes what waits, in one more try, and stops."""
@@ -158,13 +176,19 @@ class Recorder:
         return [self._waiting[i] for i in range(min(BATCH, len(self._waiting)))]
 
     async def _append(self, ledger: Ledger, batch: list[Record]) -> bool:
-        """A batch leaves the queue when it is written; one that failed is written again, perhaps twice."""
+        """Whether the batch is done with. One that failed is written again, perhaps twice."""
         try:
             await ledger.append(batch)
         except SideRoomError:
             self.degraded = True
             return False
+        except Exception:
+            # What no later try can mend must not end the ledger for all records after it.
+            _LOG.exception("records dropped", count=len(batch))
+            self._dropped(len(batch))
+            self.degraded = True
+        else:
+            self.degraded = False
         for _ in batch:
             self._waiting.popleft()
-        self.degraded = False
         return True

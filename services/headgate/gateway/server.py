@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from headgate.adapters import channels, validation
 from headgate.adapters.config import Config, PolicyConfig, TlsConfig
 from headgate.adapters.decoding import Decoding
+from headgate.adapters.loop_lag import LoopLag
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_rooms import Rooms
 from headgate.adapters.settings import ConfigError, Loaded
@@ -30,6 +32,7 @@ from headgate.gateway.admission import Door, Keyring, Room
 from headgate.gateway.answer_cache import AnswerCache
 from headgate.gateway.bundle_store import BundleStore
 from headgate.gateway.conductor import Conductor
+from headgate.gateway.drain import Drain
 from headgate.gateway.records import Recorder
 from headgate.gateway.servicer import SERVICE, RouterServicer
 from headgate.gateway.sessions import Sessions
@@ -38,6 +41,8 @@ from headgate.router.types import Objective
 from headgate.v1 import admin_pb2_grpc, router_pb2, router_pb2_grpc, types_pb2
 
 _LOG = structlog.get_logger(__name__)
+LAST_WORD_S: Final = 0.5
+"""After the drain: the time that requests have to say that they end. Then their calls are cancelled."""
 WAIT_FOR_WORKERS_S: Final = 30.0
 """How long a start waits for all workers; then it serves with those that are there."""
 _METHODS: Final = frozenset(
@@ -70,6 +75,7 @@ class Gateway:
         self._sources = sources
         self._read_again = read_again
         self._metrics = Metrics()
+        self._lag = LoopLag(self._metrics.loop_lag.observe)
         self._bundles = BundleStore()
         self._health = health.aio.HealthServicer()
         self._rooms = Rooms(sources.redis_url, config.redis.ledger_length) if sources.redis_url else None
@@ -82,9 +88,10 @@ class Gateway:
         )
         self._room = Room(config.gateway.max_concurrent)
         self._door = Door(Keyring(config, sources.pepper), self._room, time.time, self._count_refusal)
+        self._drain = Drain()
         self._conductor = Conductor(
             self._workers, self._bundles, self._cache, Sessions(store), self._recorder, self._metrics,
-            _objective(config.policy),
+            _objective(config.policy), self._drain,
         )  # fmt: skip
         self._draining = False
         self._public = self._public_server()
@@ -102,14 +109,31 @@ class Gateway:
             "metrics": self._metrics.serve(gateway.metrics_listen),
         }
         await self._bundles.load(self._sources.loaded.config.policy.bundle)
+        await self._check_redis()
         self._recorder.start()
         self._watch_gauges()
         await self._warm_up()
         await self._workers.start(WAIT_FOR_WORKERS_S)
+        self._lag.start()
         await self._public.start()
         await self._admin.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         return addresses
+
+    async def _check_redis(self) -> None:
+        """Raises ConfigError where Redis may push the ledger out; one that cannot be asked is no reason."""
+        if self._rooms is None:
+            return
+        try:
+            policy = await self._rooms.may_evict_ledger()
+        except SideRoomError as error:
+            _LOG.warning("redis does not say what it evicts", because=str(error))
+            return
+        if policy:
+            raise ConfigError(
+                f"redis.url: this Redis may evict the ledger (maxmemory-policy {policy}); set its "
+                "maxmemory-policy to volatile-lru, or name a Redis that evicts only what expires"
+            )
 
     async def _warm_up(self) -> None:
         """Compiles the rules of requests and connects to Redis, so that no caller waits for either."""
@@ -125,17 +149,24 @@ class Gateway:
                 await self._rooms.store.get("warm-up")
 
     async def drain(self) -> None:
-        """Says NOT_SERVING, goes on for the lame-duck time, lets requests end, then writes what waits."""
+        """Says NOT_SERVING, goes on for the lame-duck time, lets requests end, then writes what waits.
+
+        Requests that still run after `drain_s` end with DrainingError.
+        """
         gateway = self._sources.loaded.config.gateway
         self._draining = True
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(gateway.lame_duck_s)
-        await self._public.stop(gateway.drain_s)
+        stopping = asyncio.create_task(self._public.stop(gateway.drain_s + LAST_WORD_S))
+        await asyncio.wait({stopping}, timeout=gateway.drain_s)
+        self._drain.end()
+        await stopping
         await self._admin.stop(0)
         await self.close()
 
     async def close(self) -> None:
         """Lets go of everything that is held outside of the process."""
+        self._lag.stop()
         await self._workers.close()
         await self._cache.settle()
         await self._recorder.close()
@@ -182,7 +213,7 @@ class Gateway:
     def _public_server(self) -> grpc.aio.Server:
         options = channels.server_options(public=True, reuse_port=self._sources.reuse_port)
         server = grpc.aio.server(interceptors=[self._door, Decoding()], options=options)
-        servicer = RouterServicer(self._conductor, self._recorder, self._room, self._metrics)
+        servicer = RouterServicer(self._conductor, self._recorder, self._room, self._metrics, self._drain)
         router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -216,7 +247,9 @@ class Gateway:
         return [name for name, is_missing in missing.items() if is_missing]
 
     def _watch_gauges(self) -> None:
+        loop = asyncio.get_running_loop()
         self._metrics.inside.set_function(lambda: self._room.inside)
+        self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         if self._rooms is not None:
             breaker = self._rooms.breaker
             self._metrics.redis_breaker_open.set_function(lambda: breaker.open)
@@ -270,4 +303,15 @@ def _credentials(tls: TlsConfig | None) -> grpc.ServerCredentials | None:
         pair = (Path(tls.key).read_bytes(), Path(tls.certificate).read_bytes())
     except OSError as error:
         raise ConfigError(f"gateway.tls: {error.filename} cannot be read: {error.strerror}") from None
+    _check_pair(tls)
     return grpc.ssl_server_credentials([pair])
+
+
+def _check_pair(tls: TlsConfig) -> None:
+    """gRPC would fail when it binds, as if the port were in use: hence OpenSSL is asked first."""
+    try:
+        # An empty password, so that a key that wants one is refused instead of asked for on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
+    except (ssl.SSLError, ValueError):
+        sentence = f"gateway.tls: {tls.certificate} and {tls.key} are no certificate and key that fit"
+        raise ConfigError(f"{sentence}, both PEM, the key without a password") from None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -21,6 +20,7 @@ from headgate.adapters.telemetry import Metrics
 from headgate.gateway import records
 from headgate.gateway.admission import CALLER, Context, Room
 from headgate.gateway.conductor import Arrival, Conductor, Event
+from headgate.gateway.drain import Drain
 from headgate.gateway.records import Recorder
 from headgate.router.errors import RouterError
 from headgate.v1 import router_pb2, router_pb2_grpc
@@ -33,30 +33,38 @@ STREAM_S: Final = 300.0
 LONGEST_S: Final = 600.0
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     """The public methods; router.proto says what each promises."""
 
-    def __init__(self, conductor: Conductor, recorder: Recorder, room: Room, metrics: Metrics) -> None:
+    def __init__(
+        self, conductor: Conductor, recorder: Recorder, room: Room, metrics: Metrics, drain: Drain
+    ) -> None:
         self._conductor = conductor
         self._recorder = recorder
         self._room = room
         self._metrics = metrics
+        self._drain = drain
 
     async def Generate(  # noqa: N802
         self, message: router_pb2.GenerateRequest | Undecodable, context: Context
     ) -> router_pb2.GenerateResponse:
         """Answers in one piece."""
-        async with self._inside("Generate", context) as visit:
+
+        async def answer(visit: _Visit) -> router_pb2.GenerateResponse:
             request = _valid(message, router_pb2.GenerateRequest)
             return await self._conductor.answer(visit.arrival(UNARY_S), request.query)
+
+        return await self._attend("Generate", context, answer)
 
     async def StreamGenerate(  # type: ignore[override]  # noqa: N802
         self, message: router_pb2.StreamGenerateRequest | Undecodable, context: Context
     ) -> None:
         """Answers token by token. A coroutine that writes: a cancellation always arrives inside of it."""
-        async with self._inside("StreamGenerate", context, last_word=_broken) as visit:
+
+        async def stream(visit: _Visit) -> None:
             request = _valid(message, router_pb2.StreamGenerateRequest)
             answer = await self._conductor.answer(visit.arrival(STREAM_S), request.query, context.write)
             finished = router_pb2.Finished(
@@ -64,37 +72,50 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             )
             await context.write(Event(finished=finished))
 
+        await self._attend("StreamGenerate", context, stream, last_word=_broken)
+
     async def Route(  # noqa: N802
         self, message: router_pb2.RouteRequest | Undecodable, context: Context
     ) -> router_pb2.RouteResponse:
         """Decides without calling a model."""
-        async with self._inside("Route", context) as visit:
+
+        async def decide(visit: _Visit) -> router_pb2.RouteResponse:
             request = _valid(message, router_pb2.RouteRequest)
             decision = await self._conductor.route(visit.arrival(UNARY_S), request.query)
             return router_pb2.RouteResponse(decision=decision)
+
+        return await self._attend("Route", context, decide)
 
     async def RecordOutcome(  # noqa: N802
         self, message: router_pb2.RecordOutcomeRequest | Undecodable, context: Context
     ) -> router_pb2.RecordOutcomeResponse:
         """Writes an outcome, and says so only when it is written."""
-        async with self._inside("RecordOutcome", context):
+
+        async def record(visit: _Visit) -> router_pb2.RecordOutcomeResponse:
             request = _valid(message, router_pb2.RecordOutcomeRequest)
+            outcome = records.outcome(CALLER.get().tenant, request, time.time())
             try:
-                await self._recorder.record_now(records.outcome(CALLER.get().tenant, request, time.time()))
+                async with self._drain.limit():
+                    await self._recorder.record_now(outcome, visit.seconds_left(UNARY_S))
             except SideRoomError:
                 raise LedgerUnavailableError("the ledger cannot be written", retry_after_s=1.0) from None
             return router_pb2.RecordOutcomeResponse()
 
-    @asynccontextmanager
-    async def _inside(
-        self, method: str, context: Context, last_word: LastWord | None = None
-    ) -> AsyncIterator[_Visit]:
+        return await self._attend("RecordOutcome", context, record)
+
+    async def _attend(
+        self,
+        method: str,
+        context: Context,
+        serve: Callable[[_Visit], Awaitable[T]],
+        last_word: LastWord | None = None,
+    ) -> T:
         """One request's time inside: takes a place, turns errors into statuses, counts how it ended."""
         visit = _Visit(context)
         code = grpc.StatusCode.CANCELLED
         try:
             with self._room.enter():
-                yield visit
+                result = await serve(visit)
             code = grpc.StatusCode.OK
         except asyncio.CancelledError:
             raise
@@ -105,6 +126,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             if last_word is not None:
                 await context.write(last_word(error))
             await status_map.abort(context, error)
+        else:
+            return result
         finally:
             self._metrics.requests.labels(method, code.name).inc()
 
@@ -121,9 +144,12 @@ class _Visit:
 
     def arrival(self, default_s: float) -> Arrival:
         """Who calls and until when; a caller that set no deadline has `default_s`."""
+        return Arrival(CALLER.get(), self.at, self.at + self.seconds_left(default_s))
+
+    def seconds_left(self, default_s: float) -> float:
+        """How long it may still take."""
         left = self.context.time_remaining()
-        seconds = default_s if left is None else min(left, LONGEST_S)
-        return Arrival(CALLER.get(), self.at, self.at + seconds)
+        return default_s if left is None else min(left, LONGEST_S)
 
 
 def _broken(error: BaseException) -> Event:

@@ -27,6 +27,7 @@ HEALTH_SERVICE: Final = "headgate.v1.WorkerService"
 PROBE_EVERY_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 1.0
 MISSES_UNTIL_OUT: Final = 2
+"""One late reply is no verdict. One good reply brings it back: the breaker still stands before its calls."""
 MISSES_UNTIL_CUT: Final = 5
 """A worker that does not even reply any more will not finish its answers either: they are cut, visibly."""
 

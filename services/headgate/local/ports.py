@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Container, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+LAST: Final = 65535
 
 
 class PortInUseError(Exception):
@@ -50,14 +53,33 @@ def check(address: str, setting: str) -> None:
     _bind(address, setting, share=False).close()
 
 
-def claim(host: str, port: int) -> Reservation:
+def check_apart(wanted: Iterable[tuple[str, str]]) -> set[int]:
+    """The ports of these settings' addresses, each free and wanted once; port 0 is not among them.
+
+    Raises PortInUseError, naming the setting.
+    """
+    taken: dict[str, str] = {}
+    for setting, address in wanted:
+        port = split(address)[1]
+        if port > LAST:
+            raise PortInUseError(f"{setting}: the last process would need port {port}; set it lower")
+        if port and address in taken:
+            raise PortInUseError(
+                f"{setting} counts up to {address}, which {taken[address]} needs: set it apart"
+            )
+        taken[address] = setting
+        check(address, setting)
+    return {split(address)[1] for address in taken} - {0}
+
+
+def claim(host: str, port: int, but_not: Container[int] = ()) -> Reservation:
     """The first port from `port` on that nobody has, for a child that will listen there without sharing.
 
     The UDP port of the same number is held as the mark of the claim: a second stack that starts before the
     child listens must not choose the same. Raises PortInUseError when there is none.
     """
-    for number in range(port, 65536):
-        mark = _mark(host, number)
+    for number in range(port, LAST + 1):
+        mark = _mark(host, number) if number not in but_not else None
         if mark is not None:
             return Reservation(mark, join(host, number))
     raise PortInUseError(f"there is no free port on {host} from {port} on")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from headgate.adapters.config import GatewayConfig, of_process
 from headgate.adapters.settings import Loaded
 from headgate.local import health, valkey
 from headgate.local.child import Program
-from headgate.local.ports import join, split
 
 _SPARE_S = 2.0
 """What a process gets to end beyond its own drain."""
@@ -73,11 +73,8 @@ class Programs:
         ready = self._directory / f"{name}.ready"
         command = [*_python("headgate.gateway"), *self._flags, "--listen", listen, "--reuse-port", *where]
         if number:
-            for flag, address in (
-                ("--admin-listen", gateway.admin_listen),
-                ("--metrics-listen", gateway.metrics_listen),
-            ):
-                command += [flag, join(split(address)[0], 0)]
+            command += ["--admin-listen", of_process(number, gateway.admin_listen)]
+            command += ["--metrics-listen", of_process(number, gateway.metrics_listen)]
         return Program(
             name=name,
             command=lambda _: [*command, "--ready-file", str(ready)],
@@ -86,6 +83,13 @@ class Programs:
             probe=_announced if gateway.tls else partial(_serving, _ROUTER_SERVICE),
             ready_file=ready,
         )
+
+
+def own_ports(gateway: GatewayConfig) -> Iterator[tuple[str, str]]:
+    """Setting and address of every port that one gateway process has for itself."""
+    for number in range(gateway.processes):
+        yield "gateway.admin_listen", of_process(number, gateway.admin_listen)
+        yield "gateway.metrics_listen", of_process(number, gateway.metrics_listen)
 
 
 def _written(directory: Path, text: str) -> Path:

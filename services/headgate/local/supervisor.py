@@ -25,7 +25,7 @@ from typing import Self
 from headgate.adapters.settings import Loaded
 from headgate.local import guard, ports
 from headgate.local.child import Child, Program, Say
-from headgate.local.programs import Programs
+from headgate.local.programs import Programs, own_ports
 
 _HOST = "127.0.0.1"
 WORKER_PORT = 7080
@@ -49,8 +49,14 @@ class Stack:
         self._held = contextlib.AsyncExitStack()
         self._guard: asyncio.subprocess.Process | None = None
         self._children: list[Child] = []
-        self.addresses: Mapping[str, str] = {}
-        """Where the first gateway listens, once the stack is started: `listen`, `admin`, `metrics`."""
+        self._gateways_own: set[int] = set()
+        self.gateways: tuple[Mapping[str, str], ...] = ()
+        """Where each gateway process listens, once the stack is started: `listen`, `admin`, `metrics`."""
+
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        """Those of the first gateway process; empty before the stack is started."""
+        return self.gateways[0] if self.gateways else {}
 
     @property
     def children(self) -> tuple[Child, ...]:
@@ -84,8 +90,7 @@ class Stack:
     async def _start(self) -> None:
         gateway = self._loaded.config.gateway
         reserved = self._held.enter_context(ports.reserve(gateway.listen, "gateway.listen"))
-        ports.check(gateway.admin_listen, "gateway.admin_listen")
-        ports.check(gateway.metrics_listen, "gateway.metrics_listen")
+        self._gateways_own = ports.check_apart(own_ports(gateway))
         directory = Path(tempfile.mkdtemp(prefix="headgate-"))
         self._held.callback(shutil.rmtree, directory, ignore_errors=True)
         await self._set_guard(directory)
@@ -97,12 +102,13 @@ class Stack:
             name: child.listen or "" for name, child in zip(local, children[len(cache) :], strict=True)
         }
         gateways = await self._launch(programs.gateways(reserved.address, redis_url, workers))
-        self.addresses = gateways[0].addresses
+        self.gateways = tuple(child.addresses for child in gateways)
 
     def _worker_place(self) -> str:
         if self._worker_port is None:
             return f"{_HOST}:0"
-        return self._held.enter_context(ports.claim(_HOST, self._worker_port)).address
+        claimed = ports.claim(_HOST, self._worker_port, but_not=self._gateways_own)
+        return self._held.enter_context(claimed).address
 
     async def _set_guard(self, directory: Path) -> None:
         """From here on all that is started ends with the supervisor."""

@@ -14,6 +14,9 @@ from headgate.local.ports import claim, split
 SOCKET_PATH_BYTES = 100
 """Longest path that every system takes for a unix socket."""
 MEMORY = "128mb"
+"""Some 100,000 records and as many short answers."""
+POLICY = "volatile-lru"
+"""Cached answers, which expire, may be pushed out; the ledger, which does not, may not."""
 FIRST_PORT = 7379
 """Where the search for a port begins, if a port it must be."""
 
@@ -91,11 +94,10 @@ def _arguments(directory: Path, endpoint: Path | int) -> list[str]:
         where = ["--port", "0", "--unixsocket", str(endpoint), "--unixsocketperm", "700"]
     else:
         where = ["--port", str(endpoint), "--bind", "127.0.0.1"]
-    # volatile-lru: cached answers, which expire, may be pushed out; the ledger, which does not, may not.
     return [
         *where,
         *("--dir", str(directory), "--save", "", "--appendonly", "no", "--daemonize", "no"),
-        *("--maxmemory", MEMORY, "--maxmemory-policy", "volatile-lru", "--loglevel", "warning"),
+        *("--maxmemory", MEMORY, "--maxmemory-policy", POLICY, "--loglevel", "warning"),
     ]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from headgate.adapters import logs, settings
+from headgate.adapters import diagnosis, logs, settings
 from headgate.adapters.config import Config, ModelConfig
 from headgate.worker.backends import registry
 from headgate.worker.backends.base import Backend, BackendSettings, NotLoadableError, Price
@@ -89,6 +89,7 @@ def _run(serving: Coroutine[None, None, None]) -> None:
 
 
 async def _serve(server_settings: ServerSettings, backend: Backend, ready_file: Path | None) -> None:
+    diagnosis.show_tasks_on_signal()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -115,4 +116,5 @@ def _announce(ready_file: Path, listen: str) -> None:
 
 
 if __name__ == "__main__":
+    diagnosis.prepare()
     sys.exit(main(sys.argv[1:], os.environ))  # noqa: TID251

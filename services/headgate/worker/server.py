@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from headgate.adapters import channels
 from headgate.adapters.decoding import Decoding
+from headgate.adapters.loop_lag import LoopLag
 from headgate.v1 import worker_pb2_grpc
 from headgate.worker import convert
 from headgate.worker.backends.base import Backend
@@ -43,6 +44,7 @@ class WorkerServer:
         self._settings = settings
         self._server = aio.server(interceptors=[Decoding()], options=channels.server_options())
         self._health = health.aio.HealthServicer()
+        self._lag = LoopLag()
         description = convert.description(
             settings.model, settings.backend, settings.slots, backend.describe()
         )
@@ -60,6 +62,7 @@ class WorkerServer:
                 f"cannot listen on {self._settings.listen}: the port is in use or not this machine's"
             ) from None
         await self._server.start()
+        self._lag.start()
         await self._say(health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{port}"
 
@@ -71,6 +74,7 @@ class WorkerServer:
         await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(self._settings.lame_duck_s)
         await self._server.stop(self._settings.drain_s)
+        self._lag.stop()
 
     async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", SERVICE):

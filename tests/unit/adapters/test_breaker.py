@@ -74,6 +74,22 @@ def test_bad_trials_wait_longer_each_time_up_to_a_limit(clock: Clock) -> None:
     assert pauses == [1, 2, 4, 4, 4]
 
 
+def test_a_burst_of_failures_opens_it_once(clock: Clock) -> None:
+    """Calls that were under way when it opened fail later than the one that opened it."""
+    breaker = opened(clock)
+    clock.now = 0.5
+    for _ in range(20):
+        breaker.failed()
+    clock.now = 1.0
+    assert breaker.allows()
+    for _ in range(20):
+        breaker.failed()
+    clock.now = 2.99
+    assert not breaker.allows()
+    clock.now = 3.0
+    assert breaker.allows(), "one failed trial doubles the pause once"
+
+
 @given(st.lists(st.sampled_from(["ok", "bad", "wait"]), max_size=60))
 def test_it_never_stays_shut_for_longer_than_its_limit(steps: list[str]) -> None:
     clock = Clock()

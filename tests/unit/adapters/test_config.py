@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from headgate.adapters.config import Config, is_loopback
+from headgate.adapters.config import Config, is_loopback, of_process
 
 OPEN = {"version": 1, "gateway": {"open": True}}
 TENANT = {"keys": [{"id": "k", "hmac_sha256": "a" * 64}]}
@@ -61,6 +61,11 @@ def test_a_loaded_config_never_changes():
     config = Config.model_validate(OPEN)
     with pytest.raises(ValidationError):
         config.gateway.processes = 2  # type: ignore[misc]
+
+
+def test_ports_of_further_processes_count_up():
+    assert [of_process(number, "[::1]:7072") for number in range(2)] == ["[::1]:7072", "[::1]:7073"]
+    assert of_process(3, "127.0.0.1:0") == "127.0.0.1:0"
 
 
 @pytest.mark.parametrize(

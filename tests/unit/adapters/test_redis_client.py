@@ -13,6 +13,9 @@ from headgate.adapters.breaker import Breaker
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import Guard
 from headgate.adapters.redis_rooms import Rooms
+from headgate.gateway.answer_cache import AnswerCache, Key
+from headgate.gateway.sessions import Sessions
+from headgate.v1 import types_pb2
 
 Reply = Callable[[asyncio.StreamWriter, list[bytes]], Awaitable[None]]
 
@@ -67,12 +70,28 @@ async def silent() -> AsyncIterator[str]:
         yield url
 
 
-async def test_the_client_has_short_timeouts_and_no_retries() -> None:
-    client = redis_client.connect("redis://127.0.0.1:1")
-    connection = client.connection_pool.make_connection()
+OPTIONS = "socket_timeout=60&socket_connect_timeout=60&max_connections=1&timeout=60&retry_on_timeout=True"
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", f"redis://127.0.0.1:1?{OPTIONS}&protocol=3"])
+async def test_the_client_has_short_timeouts_and_no_retries_whatever_its_url_says(url: str) -> None:
+    client = redis_client.connect(url)
+    pool = client.connection_pool
+    assert (pool.max_connections, pool.timeout) == (redis_client.POOL_SIZE, redis_client.POOL_WAIT_S)
+    connection = pool.make_connection()
     assert connection.socket_timeout == connection.socket_connect_timeout
     assert 0 < connection.socket_timeout <= 0.05
     assert connection.retry.get_retries() == 0
+    assert not connection.retry_on_timeout
+    await client.aclose()
+
+
+async def test_the_url_still_says_where_and_as_whom() -> None:
+    client = redis_client.connect("rediss://me:pass%2Fword@example.test:7/3?ssl_ca_certs=ca.pem")
+    connection = client.connection_pool.make_connection()
+    assert (connection.host, connection.port, connection.db) == ("example.test", 7, 3)
+    assert (connection.username, connection.password) == ("me", "pass/word")
+    assert connection.ca_certs == "ca.pem"
     await client.aclose()
 
 
@@ -84,10 +103,20 @@ async def test_a_silent_server_costs_the_cap_and_then_nothing(silent: str) -> No
             await rooms.store.get("k")
     assert time.monotonic() - began < 5 * 0.025 + 1
     assert rooms.breaker.open
-    began = time.monotonic()
-    with pytest.raises(SideRoomError):
+    with pytest.raises(SideRoomError, match="left alone"):
         await rooms.store.get("k")
-    assert time.monotonic() - began < 0.02
+    await rooms.close()
+
+
+async def test_failures_that_nobody_hears_of_open_the_breaker(silent: str) -> None:
+    """Cache and sessions swallow every error: a Redis that is away must be left alone all the same."""
+    rooms = Rooms(silent, 100)
+    cache, sessions = AnswerCache(rooms.store, 60), Sessions(rooms.store)
+    for _ in range(3):
+        status, _ = await cache.look_up(Key("a", b"digest"))
+        assert status == types_pb2.CACHE_STATUS_UNAVAILABLE
+        assert await sessions.model("a", "s") == ""
+    assert rooms.breaker.open
     await rooms.close()
 
 

@@ -49,6 +49,15 @@ def test_wrong_fields_are_listed() -> None:
     assert [(one.field, one.description) for one in bad.field_violations] == [("a", "bad"), ("b.c", "worse")]
 
 
+def test_listed_fields_are_found_again() -> None:
+    violations = [Violation("a", "bad"), Violation("b.c", "worse")]
+    assert (
+        status_map.violations_of(status_map.to_status(InvalidRequestError("a: bad", violations)))
+        == violations
+    )
+    assert status_map.violations_of(status_map.to_status(InvalidRequestError("bad"))) == []
+
+
 def test_when_to_come_back_is_told() -> None:
     assert status_map.retry_after_s(status_map.to_status(OverloadedError("full", retry_after_s=0.25))) == 0.25
     assert status_map.retry_after_s(status_map.to_status(OverloadedError("full"))) is None

@@ -37,7 +37,7 @@ def test_version(run):
 def test_help_teaches_with_examples(run):
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("up", "demo", "ask", "route", "doctor", "config", "keys"):
+    for command in ("up", "demo", "ask", "route", "status", "reload", "doctor", "config", "keys"):
         assert command in out
         assert "headgate" in run(command, "--help")[1]
     assert 'headgate ask "' in out
@@ -53,6 +53,21 @@ def test_nobody_there_says_what_to_do(run):
     code, out, err = run("ask", "12 + 30 = ?", "--address", "127.0.0.1:1", "--timeout", "5")
     assert (code, out.strip()) == (1, "")
     assert err == "headgate: no gateway answers at 127.0.0.1:1: run `headgate up`, or give --address\n"
+
+
+def test_operators_are_told_where_nobody_answers_and_the_rest_is_reloaded(run):
+    code, out, err = run("status", "--admin", "127.0.0.1:1")
+    assert (code, out) == (1, "")
+    assert err == "headgate: no gateway answers at 127.0.0.1:1: is it running here?\n"
+    code, out, err = run("reload", "--admin", "127.0.0.1:1", "--admin", "127.0.0.1:2")
+    assert (code, out) == (1, "")
+    assert [line.partition(": ")[0] for line in err.splitlines()] == ["127.0.0.1:1", "127.0.0.1:2"]
+
+
+def test_an_admin_port_that_is_any_free_one_has_to_be_given(run):
+    code, _, err = run("status", HEADGATE_GATEWAY__ADMIN_LISTEN="127.0.0.1:0")
+    assert code == 1
+    assert "--admin" in err
 
 
 def test_a_broken_config_is_one_sentence_and_no_traceback(run):

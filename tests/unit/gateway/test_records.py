@@ -43,12 +43,17 @@ class Flaky(MemoryLedger):
     def __init__(self) -> None:
         super().__init__()
         self.broken = False
+        self.hiccups = 0
+        self.chokes_on = ""
         self.tried = asyncio.Event()
 
     async def append(self, records: Sequence[Mapping[str, str]]) -> None:
         self.tried.set()
-        if self.broken:
+        if self.broken or self.hiccups > 0:
+            self.hiccups -= 1
             raise SideRoomError("gone")
+        if any(record.get("n") == self.chokes_on for record in records):
+            raise TypeError("no such thing is ever written")
         await super().append(records)
 
 
@@ -113,4 +118,37 @@ async def test_without_a_ledger_nothing_can_be_recorded_now() -> None:
     recorder.record({})
     assert (dropped, recorder.degraded) == ([1], True)
     with pytest.raises(SideRoomError):
-        await recorder.record_now({})
+        await recorder.record_now({}, 10)
+
+
+async def test_a_hiccup_does_not_fail_whose_whole_purpose_is_the_write() -> None:
+    ledger = Flaky()
+    ledger.hiccups = 3
+    await Recorder(ledger, pytest.fail).record_now({"n": "1"}, 10)
+    assert list(ledger.records) == [{"n": "1"}]
+
+
+@pytest.mark.parametrize("within_s", [0.0, 60.0])
+async def test_a_ledger_that_stays_away_is_said_within_the_caller_s_time(
+    within_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "INSIST_S", 0.3)
+    ledger = Flaky()
+    ledger.broken = True
+    async with asyncio.timeout(10):
+        with pytest.raises(SideRoomError):
+            await Recorder(ledger, pytest.fail).record_now({"n": "1"}, within_s)
+
+
+async def test_a_record_that_cannot_be_written_does_not_end_the_ledger() -> None:
+    ledger = Flaky()
+    ledger.chokes_on = "bad"
+    dropped: list[int] = []
+    recorder = Recorder(ledger, dropped.append)
+    recorder.start()
+    recorder.record({"n": "bad"})
+    await ledger.tried.wait()
+    recorder.record({"n": "good"})
+    await _written(ledger, 1)
+    await recorder.close()
+    assert ([record["n"] for record in ledger.records], dropped) == (["good"], [1])

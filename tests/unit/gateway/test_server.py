@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from headgate.adapters.config import Config
-from headgate.gateway.server import needs_restart
+from headgate.adapters.config import Config, TlsConfig
+from headgate.adapters.settings import ConfigError
+from headgate.gateway.server import _credentials, needs_restart
+
+TLS = Path(__file__).parents[2] / "integration/tls"
+CERTIFICATE, KEY = TLS / "cert.pem", TLS / "key.pem"
 
 
 def config(**changes: dict[str, object]) -> Config:
@@ -29,6 +35,20 @@ def config(**changes: dict[str, object]) -> Config:
 )
 def test_what_needs_a_restart_is_named(change: dict[str, dict[str, object]], named: str) -> None:
     assert needs_restart(config(), config(**change)) == named
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key"),
+    [(CERTIFICATE, CERTIFICATE), (KEY, KEY), (KEY, CERTIFICATE), (CERTIFICATE, __file__)],
+)
+def test_a_pair_that_does_not_fit_is_said_to_be_one(certificate: Path, key: Path) -> None:
+    """gRPC would take it and say, when it binds, that the port is in use."""
+    with pytest.raises(ConfigError, match=r"^gateway\.tls: .* are no certificate and key that fit"):
+        _credentials(TlsConfig(certificate=str(certificate), key=str(key)))
+
+
+def test_a_good_pair_is_taken() -> None:
+    assert _credentials(TlsConfig(certificate=str(CERTIFICATE), key=str(KEY)))
 
 
 def test_no_setting_is_forgotten() -> None:

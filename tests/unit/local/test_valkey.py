@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ from headgate.local.valkey import ValkeyMissingError, answers, find_binary, plan
 
 
 @pytest.fixture
-def short_directory(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("v")
+def short_directory() -> Iterator[Path]:
+    """A unix socket's path has room for about a hundred bytes, and pytest's folders may be long."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 async def serve(command: tuple[str, ...]) -> asyncio.subprocess.Process:

@@ -61,6 +61,16 @@ def test_versions_name_what_changed(
     assert bundles.load(bundles.dump(other)).policy_version != bundle.policy_version
 
 
+@pytest.mark.parametrize("text", ["easy", "12345678", "", "what is 12 + 3456?"])
+def test_one_estimate_is_what_the_batch_says(bundle: Bundle, ask: Callable[..., Query], text: str) -> None:
+    """Certificates are made from batches and speak of queries that are served one by one."""
+    batch = features.pack([features.extract(ask(text))])
+    one, many = bundle.estimate_one(batch, 10.0), bundle.estimate(batch, np.array([10.0]))
+    for name in ("p_correct", "spread", "completion_tokens", "relative_cost"):
+        assert list(getattr(one, name)) == pytest.approx(getattr(many, name)[0].tolist(), abs=1e-12)
+    assert one.out_of_distribution == many.out_of_distribution[0]
+
+
 def test_estimates_are_calibrated_heads(bundle: Bundle, ask: Callable[..., Query]) -> None:
     batch = features.pack([features.extract(ask(text)) for text in ("easy", "12345678")])
     found = bundle.estimate(batch, np.array([10.0, 20.0]))

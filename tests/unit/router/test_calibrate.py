@@ -73,6 +73,12 @@ def test_apply_all_gives_each_model_its_own_map(seed: int) -> None:
         assert together[..., m] == pytest.approx(one.apply(logits[..., m]))
 
 
+@pytest.mark.parametrize("map_", [Calibrator("beta", 2.0, 0.5, 0.1), Calibrator("platt", 0.7, 0.7, -1.0)])
+def test_one_logit_gives_what_an_array_of_it_gives(map_: Calibrator) -> None:
+    logits = np.linspace(-60, 60, 241)
+    assert [map_.one(z) for z in logits.tolist()] == pytest.approx(map_.apply(logits).tolist(), abs=1e-12)
+
+
 def test_platt_form_and_beta_form_agree() -> None:
     logits = np.linspace(-40, 40, 81)
     stacked = np.stack((logits, logits), axis=-1)

@@ -30,8 +30,10 @@ def called(command: Command) -> CallModel:
     return command
 
 
-def fail(cascade: Cascade, model: str, retryable: bool = True, delivered: bool = False) -> Command:
-    return cascade.feed(Failed(model, retryable, delivered))
+def fail(
+    cascade: Cascade, model: str, retryable: bool = True, delivered: bool = False, again: bool = True
+) -> Command:
+    return cascade.feed(Failed(model, retryable, delivered, again))
 
 
 @pytest.fixture
@@ -54,6 +56,18 @@ def test_a_failure_is_retried_once_then_falls_back_then_ends(cascade: Cascade, a
         ("small", 1, False), ("small", 2, False), ("large", 3, True),
     ]  # fmt: skip
     assert fail(cascade, "large") == GiveUp("large", first.decision)
+
+
+def test_what_would_fail_again_goes_straight_to_the_fallback(cascade: Cascade, ask: Ask) -> None:
+    cascade.feed(Received(ask()))
+    call = called(fail(cascade, "small", again=False))
+    assert (call.model, call.attempt, call.fallback) == ("large", 2, True)
+    assert isinstance(fail(cascade, "large"), GiveUp)
+
+
+def test_a_pinned_query_that_would_fail_again_ends(cascade: Cascade, ask: Ask) -> None:
+    cascade.feed(Received(ask(pinned="small")))
+    assert isinstance(fail(cascade, "small", again=False), GiveUp)
 
 
 def test_a_fallbacks_answer_stands(cascade: Cascade, ask: Ask) -> None:
@@ -105,7 +119,7 @@ def test_failures_without_end_are_three_calls_at_most(
 
 
 @given(
-    events=st.lists(st.sampled_from(["finish", "busy", "dead", "cut"]), min_size=8, max_size=8),
+    events=st.lists(st.sampled_from(["finish", "busy", "slow", "dead", "cut"]), min_size=8, max_size=8),
     attempts=st.integers(1, 5),
     fallbacks=st.integers(0, 3),
     pinned=st.sampled_from(["", "small", "large"]),
@@ -134,11 +148,12 @@ def test_a_cascade_always_ends_and_never_starts_again_after_text_was_delivered(
         outcome = {
             "finish": Finished(model),
             "busy": Failed(model, True, False),
+            "slow": Failed(model, True, False, again=False),
             "dead": Failed(model, False, False),
             "cut": Failed(model, True, True),
         }[event]  # fmt: skip
         command = cascade.feed(outcome)
-        if event != "busy":
+        if event not in ("busy", "slow"):
             assert not isinstance(command, CallModel)
             assert isinstance(command, Answer) == (event == "finish")
     assert not isinstance(command, CallModel)

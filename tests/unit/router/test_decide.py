@@ -219,7 +219,7 @@ def test_a_session_on_a_dear_model_that_is_not_the_reference_is_not_covered(
 class Broken:
     """A model whose output is never usable, in the place of a bundle's own."""
 
-    def run(self, batch: object) -> None:
+    def run_one(self, batch: object) -> None:
         from headgate.router.errors import EstimateError
 
         raise EstimateError("the uncertainty model's output is not finite or out of range")

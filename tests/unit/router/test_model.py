@@ -50,8 +50,9 @@ def test_output_that_is_no_estimate_is_refused(
     if block == -1 and poison == -np.inf:
         return  # zero expected tokens, odd but in range
     model = model_of(replace(weights, out_bias=bias))
-    with pytest.raises(EstimateError, match="not finite or out of range"):
-        model.run(features.pack([features.extract(ask())]))
+    for run in (model.run, model.run_one):
+        with pytest.raises(EstimateError, match="not finite or out of range"):
+            run(features.pack([features.extract(ask())]))
 
 
 def test_bytes_that_are_no_graph_are_refused() -> None:

@@ -38,6 +38,15 @@ def test_the_choice_has_the_highest_value(
     assert (values[np.arange(6), chosen] >= values.max(axis=1) - 1e-9).all()
 
 
+@given(probabilities, spreads, costs, st.sampled_from(GRID))
+def test_one_query_is_given_the_choice_of_the_batch(
+    p: np.ndarray, spread: np.ndarray, cost: np.ndarray, lam: float
+) -> None:
+    family = policy(caution=1.0, reluctance=0.3)
+    rows = zip(p.tolist(), spread.tolist(), cost.tolist(), strict=True)
+    assert [family.choose_one(*row, lam) for row in rows] == family.choose(p, spread, cost, lam).tolist()
+
+
 @given(probabilities, spreads, costs)
 def test_a_larger_lambda_never_chooses_a_dearer_model(
     p: np.ndarray, spread: np.ndarray, cost: np.ndarray

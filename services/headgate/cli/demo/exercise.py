@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from headgate.client import AsyncClient, Decision, HeadgateError, Unavailable
+from headgate.client import AsyncClient, Decision, HeadgateError
 from headgate.client.types import Options
 from headgate.worker.backends.builtin.worksheets import Worksheet, check
 
 TIMEOUT_S = 120.0
-REPORT_TRIES = 8
-REPORT_PAUSE_S = 0.5
 POLICY = ""
 """The run in which nothing is pinned."""
 
@@ -82,17 +80,11 @@ class Exam:
         return Marked(check(sheet, answer.text), answer.decision.cost_nanousd, latency_s, answer.decision)
 
     async def _report(self, decision: Decision, quality: float) -> None:
-        """Tells the gateway how good the answer was, again where the ledger was away for a moment."""
+        """Tells the gateway how good the answer was."""
         async with self._places:
-            for tries_left in reversed(range(REPORT_TRIES)):
-                try:
-                    await self._client.record_outcome(
-                        decision.request_id, decision.model, quality, source="check"
-                    )
-                except HeadgateError as error:
-                    if not tries_left or not isinstance(error, Unavailable):
-                        self._failures[f"outcome: {type(error).__name__}: {error}"] += 1
-                        return
-                    await asyncio.sleep(error.retry_after_s or REPORT_PAUSE_S)
-                else:
-                    return
+            try:
+                await self._client.record_outcome(
+                    decision.request_id, decision.model, quality, source="check"
+                )
+            except HeadgateError as error:
+                self._failures[f"outcome: {type(error).__name__}: {error}"] += 1

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from headgate.worker.backends.builtin.engine import MODELS, Engine, model_version
+from headgate.worker.backends.builtin.train import __main__ as train
 from headgate.worker.backends.builtin.train.__main__ import main
 
 
@@ -63,6 +64,19 @@ def test_evaluation_card_and_outcomes(folders: list[str], tmp_path: Path) -> Non
     for name, row in rows.items():
         assert float(row["usd_per_m_output"]) * 1e9 == manifest[name]["price"]["output_nanousd"]
         assert row["version"] == model_version(manifest[name]["sha256"])
+
+
+def test_smoke_goes_the_whole_way_and_leaves_the_shipped_pair_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_SMOKE_STEPS", 24)
+    monkeypatch.setattr(train, "_TIMED_QUERIES", 8)
+    monkeypatch.setattr(train, "PACKAGED", tmp_path / "shipped")
+    assert main(["--runs", str(tmp_path), "smoke"]) == 0
+    assert not (tmp_path / "shipped").exists()
+    made = tmp_path / "smoke" / "weights"
+    assert {path.name for path in made.iterdir()} >= {"small.onnx", "large.onnx", "manifest.json"}
+    assert json.loads((made / "manifest.json").read_text())["small"]["evaluation"]["n"] == 8
 
 
 def test_another_recipe_in_the_folder_is_one_sentence(

@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=OUTCOMES_SEED)
     command.add_argument("--out", type=Path, default=RUNS / "outcomes")
     command.set_defaults(run=_outcomes)
-    command = commands.add_parser("smoke", help="a pair of one minute's training, to build and test against")
+    command = commands.add_parser(
+        "smoke", help="a pair of a minute's training, in a folder of its own: does all of it work?"
+    )
     command.set_defaults(run=_smoke)
     command = commands.add_parser("all", help="train both side by side, export, evaluate, card, outcomes")
     command.set_defaults(run=_all)
@@ -171,7 +173,11 @@ def _outcomes(options: argparse.Namespace) -> None:
 
 
 def _smoke(options: argparse.Namespace) -> None:
+    """Beside everything else: a pair of one minute must never take the place of the shipped one."""
     options.runs /= "smoke"
+    if options.weights == PACKAGED:
+        options.weights = options.runs / "weights"
+    options.weights.mkdir(parents=True, exist_ok=True)
     _train_both(options, "--steps", str(_SMOKE_STEPS))
     _export(options)
     _run(options, "evaluate", "--queries", str(_TIMED_QUERIES))

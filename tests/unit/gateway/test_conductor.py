@@ -1,0 +1,96 @@
+"""What the conductor tells of workers' failures; its way as a whole is tried in integration/."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from headgate.adapters import status_map
+from headgate.adapters.config import ModelConfig
+from headgate.adapters.status_map import ContextTooLongError, InvalidRequestError, ServiceError, Violation
+from headgate.adapters.telemetry import Metrics
+from headgate.gateway import conductor
+from headgate.gateway.admission import Caller
+from headgate.gateway.answer_cache import AnswerCache
+from headgate.gateway.bundle_store import BundleStore
+from headgate.gateway.conductor import Arrival, Conductor, Event, Journey
+from headgate.gateway.drain import Drain
+from headgate.gateway.records import Recorder
+from headgate.gateway.sessions import Sessions
+from headgate.gateway.workers import Worker, Workers
+from headgate.v1 import types_pb2
+
+NAMES = ("small", "middle", "large")
+
+
+def journey(**fields: Any) -> Journey:
+    now = time.perf_counter()
+    return Journey(Arrival(Caller("acme"), now, now + 60), types_pb2.Query(), "r", **fields)
+
+
+def _workers() -> Workers:
+    async def changed(_worker: Worker) -> None: ...
+
+    return Workers(dict.fromkeys(NAMES, ModelConfig()), dict.fromkeys(NAMES, "127.0.0.1:1"), None, changed)
+
+
+async def test_each_switch_names_the_model_that_was_left() -> None:
+    workers, metrics = _workers(), Metrics()
+    one = Conductor(
+        workers, BundleStore(), AnswerCache(None, 1), Sessions(None), Recorder(None, lambda _: None), metrics,
+        None, Drain(),
+    )  # fmt: skip
+    told: list[Event] = []
+
+    async def deliver(event: Event) -> None:
+        told.append(event)
+
+    on_its_way = journey(deliver=deliver, model="small")
+    for name in ("middle", "large"):
+        await one._switch(on_its_way, workers[name])
+    switches = [(event.model_switched.from_model, event.model_switched.to_model) for event in told]
+    assert switches == [("small", "middle"), ("middle", "large")]
+    await workers.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        (InvalidRequestError("x", [Violation("sampling.seed", "no")]), ["query.sampling.seed"]),
+        (InvalidRequestError("x"), []),
+        (ContextTooLongError("x", [Violation("messages", "too long")]), ["query.messages"]),
+        (ContextTooLongError("x"), ["query.messages"]),
+    ],
+)
+async def test_fields_that_a_worker_refuses_are_named_as_the_query_s(
+    said: InvalidRequestError, fields: list[str]
+) -> None:
+    status = status_map.to_status(said)
+    trailing = grpc.aio.Metadata((status_map.DETAILS_KEY, status.SerializeToString()))
+    failed = grpc.aio.AioRpcError(grpc.StatusCode.INVALID_ARGUMENT, grpc.aio.Metadata(), trailing, "x")
+    worker = Worker("small", "127.0.0.1:1", None)
+    told: ServiceError = conductor._failure(worker, failed)
+    assert type(told) is type(said)
+    assert isinstance(told, InvalidRequestError)
+    assert [violation.field for violation in told.violations] == fields
+    await worker.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "again"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, 0.01, True),
+        (grpc.StatusCode.CANCELLED, 0.01, True),
+        (grpc.StatusCode.UNAVAILABLE, 30.0, False),
+        (grpc.StatusCode.FAILED_PRECONDITION, 0.01, False),
+        (grpc.StatusCode.NOT_FOUND, 0.01, False),
+    ],
+)
+def test_only_a_quick_failure_is_worth_repeating(code: grpc.StatusCode, seconds: float, again: bool) -> None:
+    attempt = types_pb2.Attempt(model="small", code=code.value[0])
+    attempt.duration.FromNanoseconds(round(seconds * 1e9))
+    assert conductor._worth_repeating(journey(attempts=[attempt])) is again

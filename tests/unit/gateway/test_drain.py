@@ -1,0 +1,53 @@
+"""The end of a drain reaches what runs, as an error of ours, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from headgate.adapters.status_map import DrainingError
+from headgate.gateway.drain import Drain
+
+
+async def _inside(drain: Drain, begun: asyncio.Event) -> None:
+    async with drain.limit():
+        begun.set()
+        await asyncio.Event().wait()
+
+
+async def _begun(drain: Drain) -> asyncio.Task[None]:
+    begun = asyncio.Event()
+    task = asyncio.create_task(_inside(drain, begun))
+    await begun.wait()
+    return task
+
+
+async def test_what_runs_is_told() -> None:
+    drain = Drain()
+    tasks = [await _begun(drain) for _ in range(3)]
+    drain.end()
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [DrainingError] * 3
+
+
+async def test_what_is_over_is_left_alone() -> None:
+    drain = Drain()
+    async with drain.limit():
+        pass
+    drain.end()
+    await asyncio.sleep(0)
+
+
+async def test_a_cancel_stays_a_cancel() -> None:
+    task = await _begun(Drain())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_timeout_of_the_request_s_own_is_not_taken_for_a_drain() -> None:
+    with pytest.raises(TimeoutError):
+        async with Drain().limit():
+            raise TimeoutError
