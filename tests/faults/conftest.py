@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
 from tests.faults.chain import Chain, chain, numbered
-from tests.faults.figures import Form
+from tests.faults.figures import Figure, Form, commit, keep
+from tests.faults.page import noted
 from tests.faults.upstream import Upstream
 
 
 @pytest.fixture
-def form(request: pytest.FixtureRequest, seed: int) -> Form:
-    """Short, or long with `--long`."""
+def form(request: pytest.FixtureRequest, seed: int) -> Iterator[Form]:
+    """Short, or long with `--long`. A long form that fails before it measured anything is noted as well."""
     name = request.node.name.translate(str.maketrans("[]/ ", "----"))
     found = Form(bool(request.config.getoption("long")), seed, name)
-    if found.long:
-        found.begin()
-    return found
+    before = len(noted())
+    yield found
+    if found.long and len(noted()) == before:
+        failed = "it failed before anything was measured"
+        keep(name, Figure(f"0: {name}", "", failed, 0, met=False, seed=seed, commit=commit()))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 NOTED = Path("build/reliability")
-"""One file for each test that was run in its long form; a new run replaces it."""
+"""One file for each test that was run in its long form; every run adds to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Figure:
     n: int
     met: bool
     seed: int
+    commit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,18 @@ class Form:
         """Keeps what was measured, met or not, and asserts it in the long form."""
         if not self.long:
             return
-        NOTED.mkdir(parents=True, exist_ok=True)
-        file = NOTED / f"{self.test}.jsonl"
-        with file.open("a", encoding="utf-8") as written:
-            written.write(json.dumps(asdict(Figure(promise, target, measured, n, met, self.seed))) + "\n")
+        keep(self.test, Figure(promise, target, measured, n, met, self.seed, commit()))
         assert met, f"{promise}: {measured}; wanted: {target}"
 
-    def begin(self) -> None:
-        """Forgets what an earlier run of this test noted."""
-        (NOTED / f"{self.test}.jsonl").unlink(missing_ok=True)
+
+def keep(test: str, figure: Figure) -> None:
+    """Adds a figure to what its test noted."""
+    NOTED.mkdir(parents=True, exist_ok=True)
+    with (NOTED / f"{test}.jsonl").open("a", encoding="utf-8") as written:
+        written.write(json.dumps(asdict(figure)) + "\n")
+
+
+def commit() -> str:
+    """The commit that is tried; marked where the files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()

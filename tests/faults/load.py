@@ -35,8 +35,10 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     return instants
 
 
-async def open_loop(call: Callable[[int], Awaitable[T]], due: Sequence[float]) -> list[Sample[T]]:
-    """Makes call number i at `due[i]`; a call must turn its errors into a result."""
+async def open_loop(
+    call: Callable[[int], Awaitable[T]], due: Sequence[float], stop: asyncio.Event | None = None
+) -> list[Sample[T]]:
+    """Makes call number i at `due[i]`, until `stop` is set; a call must turn its errors into a result."""
     loop = asyncio.get_running_loop()
     began = loop.time()
 
@@ -47,6 +49,8 @@ async def open_loop(call: Callable[[int], Awaitable[T]], due: Sequence[float]) -
     tasks = []
     for number, instant in enumerate(due):
         await asyncio.sleep(began + instant - loop.time())
+        if stop is not None and stop.is_set():
+            break
         tasks.append(asyncio.create_task(one(number)))
     return await asyncio.gather(*tasks)
 

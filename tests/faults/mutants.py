@@ -107,7 +107,7 @@ MUTANTS = (
         "the deadline of a worker's call is removed",
         {"gateway/conductor.py": {"timeout=left)": "timeout=None)"}},
         "test_deadlines.py::test_each_hop_has_less_time_than_the_one_before",
-        "left_s",
+        "'<' not supported between instances of 'int' and 'NoneType'",
     ),
     Mutant(
         "the prompt is logged",
@@ -120,5 +120,37 @@ MUTANTS = (
         },
         "test_silence.py::test_nothing_secret_leaves_by_a_side_door",
         "canary='prompt'",
+    ),
+    Mutant(
+        "a bad bundle takes the good one with it",
+        {
+            "gateway/bundle_store.py": {
+                "        found = await": "        self.current = None\n        found = await"
+            }
+        },
+        "test_bundles.py::test_bad_bundles_change_nothing_and_good_ones_swap_under_load",
+        "assert ''",
+    ),
+    Mutant(
+        "gRPC decodes by itself",
+        {"gateway/server.py": {"interceptors=[self._door, Decoding()]": "interceptors=[self._door]"}},
+        "test_hostile.py::test_broken_messages_are_refused_cleanly",
+        "StatusCode.UNKNOWN",
+    ),
+    Mutant(
+        "metadata has two limits",
+        {
+            "adapters/channels.py": {
+                "METADATA_BYTES),\n)\n\n_CLIENT": "2 * METADATA_BYTES),\n)\n\n_CLIENT",
+            }
+        },
+        "test_hostile.py::test_metadata_is_cut_at_8_kib_always",
+        "== {7000:",
+    ),
+    Mutant(
+        "retries cost nothing",
+        {"gateway/retry_budget.py": {"        if self._tokens < 1:\n": "        if False:\n"}},
+        "test_retries.py::test_a_failing_upstream_is_not_asked_much_more_often[0.5]",
+        "calls <=",
     ),
 )

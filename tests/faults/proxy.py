@@ -29,7 +29,7 @@ _TICK_S = 1e-6
 class Fault:
     """What happens to the bytes of one direction; by default nothing.
 
-    Counts of bytes are per connection and direction, from the first byte on.
+    Counts of bytes are per connection and direction, from the injection on.
     """
 
     latency_s: float = 0.0
@@ -122,6 +122,7 @@ class FaultProxy:
 
 
 def _send(lane: _Lane, connection: _Connection, data: bytes, fault: Fault) -> None:
+    lane.meet(fault)
     if fault.black_hole:
         return
     begin, limit = lane.passed, _least(fault.limit_bytes, fault.reset_after_bytes)
@@ -148,7 +149,13 @@ class _Lane:
     writer: asyncio.StreamWriter
     random: random.Random
     passed: int = 0
+    """Bytes since the fault that is now was injected."""
     due: float = 0.0
+    fault: Fault = NO_FAULT
+
+    def meet(self, fault: Fault) -> None:
+        if fault is not self.fault:
+            self.fault, self.passed = fault, 0
 
     def write(self, data: bytes, fault: Fault) -> None:
         size = fault.slice_bytes or len(data) or 1

@@ -102,8 +102,8 @@ class Upstream:
         return self.ledger[number]
 
     async def call_for(self, key: str) -> Call:
-        """The first call with that idempotency key, as soon as it has arrived."""
-        async with self._arrived:
+        """The first call with that idempotency key, as soon as it has arrived. TimeoutError after 30 s."""
+        async with asyncio.timeout(30), self._arrived:
             await self._arrived.wait_for(lambda: any(call.key == key for call in self.ledger))
         return next(call for call in self.ledger if call.key == key)
 

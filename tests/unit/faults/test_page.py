@@ -10,13 +10,19 @@ from tests.faults import figures, page
 from tests.faults.figures import Figure, Form
 from tests.faults.mutants import MUTANTS
 
-GOOD = Figure("17: no request fails", "0 failed", "0 of 9 failed", 9, met=True, seed=1)
-BAD = Figure("6: a cancel reaches the upstream", "all", "8 of 9", 9, met=False, seed=1)
+GOOD = Figure(
+    "17: no request fails", "0 failed", "0 of 9 failed", 9, met=True, seed=1, commit=figures.commit()
+)
+BAD = Figure(
+    "6: a cancel reaches the upstream", "all", "8 of 9", 9, met=False, seed=1, commit=figures.commit()
+)
 
 
 def test_the_page_shows_what_was_not_met() -> None:
-    text = page.page([BAD, GOOD], "Commit abc.")
-    assert "| 6: a cancel reaches the upstream | all | 8 of 9 | 9 | **no** | 1 |" in text
+    text = page.page([BAD, GOOD], "A machine.")
+    assert (
+        f"| 6: a cancel reaches the upstream | all | 8 of 9 | 9 | **no** | 1 | {figures.commit()} |" in text
+    )
     assert text.index("| 6: ") < text.index("| 17: ")
     assert all(mutant.fault in text for mutant in MUTANTS)
 
@@ -29,9 +35,8 @@ def test_a_long_form_notes_its_figures_before_it_fails(
     with pytest.raises(AssertionError, match="8 of 9"):
         form.note(BAD.promise, target=BAD.target, measured=BAD.measured, n=BAD.n, met=BAD.met)
     assert page.noted(tmp_path) == [BAD]
-    form.begin()
     form.note(GOOD.promise, target=GOOD.target, measured=GOOD.measured, n=GOOD.n, met=GOOD.met)
-    assert page.noted(tmp_path) == [GOOD]
+    assert page.noted(tmp_path) == [BAD, GOOD], "runs add up, the bad ones too"
 
 
 def test_a_short_form_judges_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

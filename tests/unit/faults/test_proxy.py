@@ -79,12 +79,22 @@ async def test_a_black_hole_takes_and_says_nothing(proxy: FaultProxy) -> None:
     proxy.to_server = Fault(black_hole=True)
     assert await silent(proxy)
     proxy.inject(NO_FAULT)
-    assert not await silent(proxy)
+    assert await echoed(proxy) == b"hello"
 
 
 async def test_a_limit_ends_the_connection_in_the_middle(proxy: FaultProxy) -> None:
     proxy.to_client = Fault(limit_bytes=3)
     assert await echoed(proxy) == b"hel"
+
+
+async def test_bytes_are_counted_from_the_injection_on(proxy: FaultProxy) -> None:
+    reader, writer = await connect(proxy)
+    writer.write(b"x" * 100)
+    assert await reader.readexactly(100) == b"x" * 100
+    proxy.to_client = Fault(limit_bytes=50)
+    writer.write(b"y" * 500)
+    assert await reader.read() == b"y" * 50
+    writer.close()
 
 
 async def test_a_reset_is_one(proxy: FaultProxy) -> None:
