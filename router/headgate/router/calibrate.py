@@ -10,6 +10,7 @@ code do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -42,6 +43,14 @@ class Calibrator:
         """Probabilities in [0, 1] of logits of any shape."""
         return apply_all((self,), logits[..., None])[..., 0]
 
+    def one(self, z: float) -> float:
+        """As `apply` for one logit, without numpy, which takes longer to begin than this to end."""
+        if self.rise == self.fall:
+            return _sigmoid(self.rise * z + self.bias)
+        softplus = math.log1p(math.exp(-abs(z)))
+        falling, rising = softplus + max(0.0, -z), softplus + max(0.0, z)
+        return _sigmoid(-self.rise * falling + self.fall * rising + self.bias)
+
 
 def apply_all(calibrators: Sequence[Calibrator], logits: _Array) -> _Array:
     """Probabilities of logits (..., M), each model by its own calibrator."""
@@ -49,6 +58,10 @@ def apply_all(calibrators: Sequence[Calibrator], logits: _Array) -> _Array:
     if (rise == fall).all():
         return sigmoid(rise * logits + bias)
     return sigmoid(-rise * np.logaddexp(0.0, -logits) + fall * np.logaddexp(0.0, logits) + bias)
+
+
+def _sigmoid(z: float) -> float:
+    return 0.5 * (1.0 + math.tanh(0.5 * z))
 
 
 def sigmoid(z: _Array) -> _Array:

@@ -67,6 +67,16 @@ class CostModel:
         read, written = self._rates
         return np.asarray(prompt[:, None] * read + completion * written)
 
+    def relative_one(self, prompt: float, completion: Sequence[float]) -> list[float]:
+        """As `relative` for one query, in plain numbers."""
+        return [read * prompt + write * tokens
+                for (read, write), tokens in zip(self._plain_rates, completion, strict=True)]  # fmt: skip
+
+    @cached_property
+    def _plain_rates(self) -> list[tuple[float, float]]:
+        read, written = self._rates
+        return list(zip(read.tolist(), written.tolist(), strict=True))
+
     @cached_property
     def _rates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Units per token of `estimate_tokens`, and per token written, (M,) each."""

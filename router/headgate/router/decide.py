@@ -15,29 +15,27 @@ covers it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from headgate.router import features, policy
-from headgate.router.bundle import Bundle, Estimates
+from headgate.router.bundle import Bundle, Estimate
 from headgate.router.cost import estimate_tokens, expected_cost
 from headgate.router.errors import EstimateError, PoolError
-from headgate.router.types import Certificate, Decision, Model, ModelEstimate, Pool, Query, Reason
+from headgate.router.types import Certificate, Decision, Model, ModelEstimate, Pool, Price, Query, Reason
 
 
 @dataclass(frozen=True)
 class _Case:
-    """What every step reads: the demand, the models that may answer, and the estimates if there are any."""
+    """What every step reads: the demand, the models that may answer, and the estimate if there is one."""
 
     query: Query
     pool: Pool
     excluded: Mapping[str, str]
     bundle: Bundle | None
-    estimates: Estimates | None = None
+    estimate: Estimate | None = None
 
-    @property
+    @cached_property
     def eligible(self) -> list[str]:
         return [model.name for model in self.pool.models if model.name not in self.excluded]
 
@@ -57,7 +55,8 @@ def decide(bundle: Bundle | None, query: Query, pool: Pool, *, now: float) -> De
     PoolError if the pinned model is unknown or no model is eligible; ObjectiveError if certificates are
     valid but none meets the risk target.
     """
-    case = _Case(query, pool, exclusions(query, pool, bundle), bundle)
+    excluded = exclusions(query, pool, bundle)
+    case = _Case(query, pool, excluded, bundle)
     if query.pinned:
         return _pinned(case)
     if not case.eligible:
@@ -67,7 +66,7 @@ def decide(bundle: Bundle | None, query: Query, pool: Pool, *, now: float) -> De
     if bundle is None:
         return _only(case) or _safe(case, Reason.NO_CERTIFICATE, "no bundle is loaded")
     try:
-        case = replace(case, estimates=_estimate(bundle, query))
+        case = _Case(query, pool, excluded, bundle, _estimate(bundle, query))
     except EstimateError as error:
         return _only(case) or _safe(case, Reason.BRAIN_FAILED, str(error))
     return _only(case) or _routed(case, bundle, now)
@@ -81,19 +80,25 @@ def _routed(case: _Case, bundle: Bundle, now: float) -> Decision:
     stranger = _other_version(valid[0], case.pool)
     if stranger:
         return _safe(case, Reason.NO_CERTIFICATE, f"{stranger} is not the version the certificate speaks of")
-    prices = [case.pool[name].price if name in case.pool else cost.price
-              for name, cost in zip(bundle.models, bundle.costs.models, strict=True)]  # fmt: skip
-    lam, certificate = policy.resolve(bundle.policy, case.query.objective, valid, prices)
+    lam, certificate = policy.resolve(bundle.policy, case.query.objective, valid, _prices(case.pool, bundle))
     outside = _outside(case, certificate)
     if outside:
         return _safe(case, Reason.OUTSIDE_CALIBRATION, outside)
     return _chosen(case, bundle, lam, certificate)
 
 
+def _prices(pool: Pool, bundle: Bundle) -> list[Price]:
+    """Of the bundle's models: today's where the pool has the model."""
+    today = {model.name: model.price for model in pool.models}
+    return [
+        today.get(name, cost.price) for name, cost in zip(bundle.models, bundle.costs.models, strict=True)
+    ]
+
+
 def _chosen(case: _Case, bundle: Bundle, lam: float, certificate: Certificate) -> Decision:
-    e = case.estimates
+    e = case.estimate
     assert e is not None  # noqa: S101  (only routed queries come here)
-    index = bundle.policy.choose(e.p_correct, e.spread, e.relative_cost, lam)[0]
+    index = bundle.policy.choose_one(e.p_correct, e.spread, e.relative_cost, lam)
     name = bundle.models[index]
     if name not in case.eligible:
         return _instead(case, name, lam, certificate)
@@ -101,7 +106,7 @@ def _chosen(case: _Case, bundle: Bundle, lam: float, certificate: Certificate) -
     if kept != name:
         covered = certificate if kept == case.pool.reference else None
         return _decision(case, kept, Reason.SESSION, f"the session stays on {kept}", lam, covered)
-    sure = f"{name} is expected to be right with p = {e.p_correct[0, index]:.2f}"
+    sure = f"{name} is expected to be right with p = {e.p_correct[index]:.2f}"
     return _decision(
         case, name, Reason.POLICY, f"{sure}; at λ = {lam:.3g} no model is worth more", lam, certificate
     )
@@ -155,14 +160,14 @@ def exclusions(query: Query, pool: Pool, bundle: Bundle | None) -> dict[str, str
 def _needed_tokens(query: Query, model: Model, bundle: Bundle | None) -> float:
     """Tokens of prompt and answer, in the model's own count where the bundle knows it."""
     prompt = _prompt_tokens(query)
-    if bundle is None or model.name not in bundle.models:
+    if bundle is None or model.name not in bundle.position:
         return prompt + query.max_tokens
-    return bundle.costs.models[bundle.models.index(model.name)].prompt_tokens(prompt) + query.max_tokens
+    return bundle.costs.models[bundle.position[model.name]].prompt_tokens(prompt) + query.max_tokens
 
 
-def _estimate(bundle: Bundle, query: Query) -> Estimates:
+def _estimate(bundle: Bundle, query: Query) -> Estimate:
     batch = features.pack([features.extract(query)])
-    return bundle.estimate(batch, np.array([_prompt_tokens(query)], dtype=np.float64))
+    return bundle.estimate_one(batch, _prompt_tokens(query))
 
 
 def _prompt_tokens(query: Query) -> int:
@@ -193,9 +198,7 @@ def _outside(case: _Case, certificate: Certificate) -> str:
         "max_prompt_tokens": _prompt_tokens(query),
         "max_system_bytes": query.system_bytes,
         "max_history_turns": query.history_turns,
-        "max_out_of_distribution": 0.0
-        if case.estimates is None
-        else float(case.estimates.out_of_distribution[0]),
+        "max_out_of_distribution": case.estimate.out_of_distribution if case.estimate else 0.0,
     }
     for name, value in asked.items():
         if value > settings.get(name, float("inf")):
@@ -213,23 +216,23 @@ def _session_model(case: _Case, name: str) -> str:
 
 def _model_estimate(case: _Case, model: Model) -> ModelEstimate:
     excluded, tokens = case.excluded.get(model.name, ""), _prompt_tokens(case.query)
-    if case.bundle is None or model.name not in case.bundle.models:
+    if case.bundle is None or model.name not in case.bundle.position:
         why = excluded or ("the bundle does not know it" if case.bundle else "")
         return ModelEstimate(model.name, expected_cost(None, model.price, tokens, None), excluded_because=why)
-    index, e = case.bundle.models.index(model.name), case.estimates
+    index, e = case.bundle.position[model.name], case.estimate
     cost = case.bundle.costs.models[index]
     if e is None:
         return ModelEstimate(
             model.name, expected_cost(cost, model.price, tokens, None), excluded_because=excluded
         )
-    money = expected_cost(cost, model.price, tokens, float(e.completion_tokens[0, index]))
-    return ModelEstimate(model.name, money, float(e.p_correct[0, index]), float(e.spread[0, index]), excluded)
+    money = expected_cost(cost, model.price, tokens, e.completion_tokens[index])
+    return ModelEstimate(model.name, money, e.p_correct[index], e.spread[index], excluded)
 
 
 def _decision(
     case: _Case, name: str, reason: Reason, why: str, lam: float = 0.0, certificate: Certificate | None = None
 ) -> Decision:
-    bundle, e = case.bundle, case.estimates
+    bundle, e = case.bundle, case.estimate
     return Decision(
         model=name,
         reason=reason,
@@ -239,5 +242,5 @@ def _decision(
         bundle_version=bundle.version if bundle else "",
         policy_version=bundle.policy_version if bundle else "",
         certificate=certificate,
-        out_of_distribution=float(e.out_of_distribution[0]) if e is not None else None,
+        out_of_distribution=e.out_of_distribution if e is not None else None,
     )

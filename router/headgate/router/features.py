@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -76,10 +77,14 @@ _CLASS_OF_BYTE = _byte_classes()
 _LOWER = np.arange(256, dtype=np.uint32)
 _LOWER[65:91] += 32
 
-_KIND_BITS, _MARKS = 0xF0000, 0x50000
+_BIT = np.array([0x80 >> place for place in range(8)], dtype=np.uint8)
+
+_KIND_BITS, _NUMBER, _MARKS = 0xF0000, 0x10000, 0x50000
 _EDGE = crc32(b"edge of the text")
-_A, _B, _C = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77), np.uint32(0xC2B2AE3D)
+_FACTORS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0], dtype=np.uint32)
+"""What tells the places of an n-gram apart: A, B, C, and a place that is empty."""
 _MIX = np.uint32(0x2545F491)
+_13, _15 = np.uint32(13), np.uint32(15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +109,10 @@ def extract(query: Query) -> Features:
     """The arrays of one query; any text is fine, the empty one included. Microseconds for a line of text."""
     text = query.text.encode("utf-8", "replace")
     words = _words(text)
-    raw, shape = _hashes(words)
+    hashes = _hashes(words)
     raw_bytes = np.frombuffer(text, dtype=np.uint8)
-    return Features(
-        _ngrams(raw, shape, raw_bytes), _surface(query, text, raw_bytes, words), _contexts(raw, shape)
-    )
+    ngrams, contexts = _keys(hashes, raw_bytes)
+    return Features(ngrams, _surface(query, text, raw_bytes, words), contexts)
 
 
 def pack(features: Sequence[Features]) -> Batch:
@@ -129,65 +133,78 @@ def _words(text: bytes) -> list[bytes]:
     return words if len(words) <= 2 * _WORDS_KEPT else words[:_WORDS_KEPT] + words[-_WORDS_KEPT:]
 
 
-def _hashes(words: list[bytes]) -> tuple[_UINT, _UINT]:
-    """Hashes of the words and of their shapes, with an edge on both sides: two arrays of (words + 2,)."""
-    raw, shape = [_EDGE], [_EDGE]
+def _hashes(words: list[bytes]) -> _UINT:
+    """Hashes of the words, of their shapes and of their kinds, with an edge on both sides: (3, words + 2)."""
+    raw, shapes, kinds = [_EDGE], [_EDGE], [_EDGE]
     for word in words:
-        kind = _shape(word)
-        shape.append(kind)
-        raw.append(kind if word[0] < 58 and word.isdigit() else crc32(word.lower()))
-    raw.append(_EDGE)
-    shape.append(_EDGE)
-    return np.array(raw, dtype=np.uint32), np.array(shape, dtype=np.uint32)
+        shape = _shape(word)
+        shapes.append(shape)
+        raw.append(shape if shape < 2 * _NUMBER else crc32(word.lower()))
+        kinds.append(shape & _KIND_BITS if shape < _MARKS else shape)
+    for row in (raw, shapes, kinds):
+        row.append(_EDGE)
+    return np.array((raw, shapes, kinds), dtype=np.uint32)
 
 
 def _shape(word: bytes) -> int:
     """Kind and length of a word as one number; a mark is its own shape."""
-    if word.isdigit():
-        return 0x10000 + min(len(word), 0xFFFF)
     if word.islower():
         return 0x20000 + min(len(word), 0xFFFF)
+    if word.isdigit():
+        return _NUMBER + min(len(word), 0xFFFF)
     if word.isupper():
         return 0x30000 + min(len(word), 0xFFFF)
     return 0x40000 + min(len(word), 0xFFFF) if word.isalpha() else _MARKS + word[0]
 
 
-def _ngrams(raw: _UINT, shape: _UINT, text: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Words, shapes, pairs of either, word before shape, triples of shapes, triples of bytes."""
-    parts = (
-        raw[1:-1] * _A,
-        shape[1:-1] * _B,
-        raw[:-1] * _A + raw[1:] * _C,
-        shape[:-1] * _B + shape[1:] * _C,
-        raw[:-1] * _C + shape[1:] * _A,
-        shape[:-2] * _A + shape[1:-1] * _B + shape[2:] * _C,
-        _byte_triples(text),
+def _keys(hashes: _UINT, text: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The n-grams and the contexts."""
+    words = hashes.shape[1] - 2
+    summands = np.multiply.outer(_FACTORS, hashes).ravel().take(_places(words))
+    mixed = _mix(np.concatenate((np.add.reduce(summands, dtype=np.uint32), _byte_triples(text))))
+    contexts = mixed[: 4 * words] >> np.uint32(32 - CONTEXT_BITS)
+    ngrams = (mixed[4 * words :] % np.uint32(BUCKETS - 1)).astype(np.int32)
+    return ngrams + np.int32(1), contexts.astype(np.int64).reshape(4, words)
+
+
+@lru_cache(maxsize=64)
+def _places(words: int) -> NDArray[np.intp]:
+    """Where a key's summands stand among the products of a hash and the factor of its place: (3, keys).
+
+    Contexts of every word: with the one before, the one after, its shape between words, it between kinds.
+    N-grams: words, shapes, pairs of either, word before shape, triples of shapes.
+    A line of text is short: numpy's time goes by calls, and one `take` replaces twenty sums of slices.
+    """
+    place = np.arange(len(_FACTORS) * 3 * (words + 2)).reshape(len(_FACTORS), 3, words + 2)
+    (raw_a, shape_a, _), (raw_b, shape_b, kind_b), (raw_c, shape_c, kind_c), (nothing, _, _) = place
+    left, here, right, none = slice(None, -2), slice(1, -1), slice(2, None), nothing[1:-1]
+    first, second, nil = slice(None, -1), slice(1, None), nothing[:-1]
+    contexts = (
+        (raw_a[left], raw_b[here], none),
+        (raw_a[here], raw_b[right], none),
+        (raw_a[left], shape_c[here], raw_b[right]),
+        (kind_b[left], raw_a[here], kind_c[right]),
     )
-    mixed = _mix(np.concatenate(parts))
-    return (mixed % np.uint32(BUCKETS - 1)).astype(np.int32) + np.int32(1)
+    ngrams = (
+        (raw_a[here], none, none),
+        (shape_b[here], none, none),
+        (raw_a[first], raw_c[second], nil),
+        (shape_b[first], shape_c[second], nil),
+        (raw_c[first], shape_a[second], nil),
+        (shape_a[left], shape_b[here], shape_c[right]),
+    )
+    return np.concatenate([np.stack(summands) for summands in (*contexts, *ngrams)], axis=1)
 
 
 def _byte_triples(text: NDArray[np.uint8]) -> _UINT:
-    low = _LOWER[text[:_BYTES_KEPT]]
-    return np.asarray(low[:-2] * _A + low[1:-1] * _B + low[2:] * _C + _MIX)
-
-
-def _contexts(raw: _UINT, shape: _UINT) -> NDArray[np.int64]:
-    """Of every word: with the one before, with the one after, its shape between words, it between kinds."""
-    left, here, right = raw[:-2], raw[1:-1], raw[2:]
-    keys = np.empty((4, len(here)), dtype=np.uint32)
-    keys[0] = left * _A + here * _B
-    keys[1] = here * _A + right * _B
-    keys[2] = left * _A + shape[1:-1] * _C + right * _B
-    kind = np.where(shape < _MARKS, shape & np.uint32(_KIND_BITS), shape)
-    keys[3] = kind[:-2] * _B + here * _A + kind[2:] * _C
-    return (_mix(keys) >> np.uint32(32 - CONTEXT_BITS)).astype(np.int64)
+    a, b, c, _ = np.multiply.outer(_FACTORS, _LOWER[text[:_BYTES_KEPT]])
+    return np.asarray(a[:-2] + b[1:-1] + c[2:] + _MIX)
 
 
 def _mix(keys: _UINT) -> _UINT:
     """Spreads neighbouring keys over all 32 bits."""
-    keys = (keys ^ (keys >> np.uint32(15))) * _MIX
-    return np.asarray(keys ^ (keys >> np.uint32(13)))
+    keys = (keys ^ (keys >> _15)) * _MIX
+    return np.asarray(keys ^ (keys >> _13))
 
 
 def _surface(

@@ -10,6 +10,7 @@ Where the heads disagree the model knows little: their standard deviation is the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from headgate.router.features import Batch
 
 _LARGEST_LOGIT = 60.0
 _LARGEST_LOG_TOKENS = 14.0
+_OUT_OF_RANGE = "the uncertainty model's output is not finite or out of range"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,16 @@ class UncertaintyModel:
         logits, log_tokens = output[:, :-1], output[:, -1]
         # A comparison with NaN is false, so this refuses NaN as well as too large a number.
         if not (np.abs(logits) <= _LARGEST_LOGIT).all() or not (log_tokens <= _LARGEST_LOG_TOKENS).all():
-            raise EstimateError("the uncertainty model's output is not finite or out of range")
+            raise EstimateError(_OUT_OF_RANGE)
         return Heads(logits, np.exp(log_tokens))
+
+    def run_one(self, batch: Batch) -> tuple[list[list[float]], list[float]]:
+        """As `run` for a batch of one, in plain numbers: logits by head and model, and answer tokens."""
+        *logits, log_tokens = self.raw(batch.ngrams, batch.surface)[0].tolist()
+        in_range = all(abs(z) <= _LARGEST_LOGIT for head in logits for z in head)
+        if not in_range or not all(each <= _LARGEST_LOG_TOKENS for each in log_tokens):
+            raise EstimateError(_OUT_OF_RANGE)
+        return logits, [math.exp(each) for each in log_tokens]
 
     def raw(self, ngrams: NDArray[np.int32], surface: NDArray[np.float32]) -> NDArray[np.float32]:
         """The graph's output as it is, (n, H + 1, M).

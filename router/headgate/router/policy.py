@@ -62,8 +62,10 @@ class Policy:
         """Value of each model, (n, M) from three arrays (n, M)."""
         away = np.ones(len(self.models))
         away[self.reference_index] = 0.0
-        reluctance = self.reluctance * max(0.0, 1.0 - lam / SETTLED)
-        return p_correct - lam * relative_cost - away * (self.caution * spread + reluctance)
+        return p_correct - lam * relative_cost - away * (self.caution * spread + self._reluctance(lam))
+
+    def _reluctance(self, lam: float) -> float:
+        return self.reluctance * max(0.0, 1.0 - lam / SETTLED)
 
     def choose(
         self, p_correct: _Array, spread: _Array, relative_cost: _Array, lam: float
@@ -72,6 +74,18 @@ class Policy:
         values = self.values(p_correct, spread, relative_cost, lam)
         best = values >= values.max(axis=1, keepdims=True) - _TIE
         return np.asarray(np.where(best, relative_cost, np.inf).argmin(axis=1))
+
+    def choose_one(
+        self, p_correct: Sequence[float], spread: Sequence[float], relative_cost: Sequence[float], lam: float
+    ) -> int:
+        """As `choose` for one query, in plain numbers."""
+        reluctance, reference = self._reluctance(lam), self.reference_index
+        values = [
+            p - lam * cost - (0.0 if index == reference else self.caution * doubt + reluctance)
+            for index, (p, doubt, cost) in enumerate(zip(p_correct, spread, relative_cost, strict=True))
+        ]
+        best = max(values) - _TIE
+        return min((cost, index) for index, cost in enumerate(relative_cost) if values[index] >= best)[1]
 
     def lam_for_budget(self, budget_nanousd: int, prices: Sequence[Price]) -> float:
         """The smallest settled λ whose mean cost on calibration data is within the budget, else the largest.

@@ -1,0 +1,39 @@
+"""The targets: what must be reached, and the best that the parts allow."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.bench.gateway.figures import Formula, Target, alone, ratio, within
+
+
+def _decision(tokens: int, load: str) -> Formula:
+    """The routing decision's share of all CPU time of a request."""
+    key = f"decide_{tokens}_us"
+    return lambda found, _base: found["gateway", "decide"][key] / found["gateway", load]["cpu_us"]
+
+
+def _hit() -> Formula:
+    return lambda found, _base: found["cached", "c1"]["p50_ms"] / found["gateway", "c1"]["p50_ms"]
+
+
+TARGETS: Final = (
+    Target("1", "p50 at concurrency 1, gateway / bare chain", 1.6, 1.3, ratio("p50_ms", "c1"),
+           beside_uvloop=True),
+    Target("2", "requests a second at 16", 0.55, 0.75, ratio("per_s", "c16"), "higher", beside_uvloop=True),
+    Target("3", "CPU a request of the router process, at 16", 1.7, 1.3, ratio("cpu_us", "c16"),
+           beside_uvloop=True),
+    Target("3", "the same at 1", 1.7, 1.3, ratio("cpu_us", "c1"), beside_uvloop=True),
+    Target("7", "routing decision / CPU of a routed request, 17 tokens", 0.10, 0.06, _decision(17, "c16"),
+           unit=""),
+    Target("7", "the same, 62 tokens", 0.25, 0.15, _decision(62, "c16 long"), unit=""),
+    Target("8", "p50 of an exact hit (Redis) / of an uncached call, at 1", 0.6, 0.35, _hit()),
+    Target("9", "tokens a second, 8 streams of 64", 1.0, 3.0, ratio("tokens_per_s", "8 streams", "real"),
+           "higher", beside_uvloop=True),
+    Target("9", "p50 to the first token, 8 streams", 1.3, 1.1, ratio("first_p50_ms", "8 streams", "real"),
+           beside_uvloop=True),
+    Target("12", "start to first answer / `import onnxruntime, grpc`", 3.0, 1.5,
+           within("start_s", "import_s", "start")),
+    Target("12", "PSS of a gateway process", 200, 120, alone("pss_mb", "start"), unit=" MB"),
+    Target("13", "p99 / p50 at 16", 2.5, 1.5, within("p99_ms", "p50_ms", "c16")),
+)  # fmt: skip

@@ -1,0 +1,140 @@
+"""The benchmark itself: its statistics, its pages, and that it runs from end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.bench.gateway import load, page, profile
+from tests.bench.gateway.__main__ import main
+from tests.bench.gateway.figures import Run, Target, percentile, ratio, spread
+from tests.bench.gateway.measure import LONG, SHORT
+from tests.bench.gateway.page import Origin
+from tests.bench.gateway.targets import TARGETS
+
+ORIGIN = Origin("abc1234", "a machine with 2 cores", "Python 3.11.7", 1, "h2load", True)
+UNARY = ("p50_ms", "p99_ms", "per_s", "cpu_us")
+
+
+def runs(times: float) -> list[Run]:
+    """Two rounds in which the gateway takes `times` as long as the bare chain, and half of that again."""
+    made = []
+    for number, slower in enumerate((times, 1.5 * times)):
+        sides = {"bare": 1.0, "uvloop": 0.8, "gateway": slower, "cached": slower / 4, "real": slower / 2}
+        for side, cost in sides.items():
+            figures = {"p50_ms": cost, "p99_ms": 1.2 * cost, "per_s": 1000 / cost, "cpu_us": 500 * cost}
+            streamed = {"tokens_per_s": 1000 / cost, "first_p50_ms": cost}
+            made += [Run(number, side, name, figures) for name in ("c1", "c16", "c16 long")]
+            made += [Run(number, side, name, streamed) for name in ("1 stream", "8 streams")]
+        made.append(Run(number, "gateway", "decide", {"decide_17_us": 50.0, "decide_62_us": 90.0}))
+        made.append(Run(number, "gateway", "start", {"start_s": 0.5, "import_s": 0.25, "pss_mb": 90.0}))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("share", "value"), [(0.0, 1), (0.5, 50), (0.501, 51), (0.99, 99), (0.999, 100), (1.0, 100)]
+)
+def test_percentiles_are_values_that_occurred(share: float, value: float) -> None:
+    assert percentile(list(range(100, 0, -1)), share) == value
+
+
+def test_a_spread_is_median_least_and_largest() -> None:
+    found = spread([3.0, 1.0, 2.0, 10.0])
+    assert (found.median, found.least, found.largest) == (2.5, 1.0, 10.0)
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    """Otherwise a busy minute of the machine would pass for a finding."""
+    calm_then_busy = [
+        Run(number, side, "c1", {"p50_ms": busy * cost})
+        for number, busy in enumerate((1.0, 7.0))
+        for side, cost in (("bare", 2.0), ("gateway", 3.0))
+    ]
+    target = Target("1", "p50", 1.6, 1.3, ratio("p50_ms", "c1"))
+    assert target.reached(calm_then_busy) == spread([1.5, 1.5])
+
+
+def test_what_must_be_larger_is_missed_when_it_is_smaller() -> None:
+    rate = Target("2", "rate", 0.5, 0.75, ratio("per_s", "c1"), "higher")
+    assert (rate.met(0.5), rate.met(0.49)) == (True, False)
+    time = Target("1", "p50", 1.6, 1.3, ratio("p50_ms", "c1"))
+    assert (time.met(1.6), time.met(1.61)) == (True, False)
+
+
+def test_the_page_shows_every_target_and_every_run() -> None:
+    text = page.page(runs(1.2), ORIGIN, {})
+    row = "| 1 | p50 at concurrency 1, gateway / bare chain | ≤ 1.60× | ≤ 1.30× "
+    assert row + "| 1.50× (1.20× to 1.80×) | yes |" in text
+    assert text.count("| 1 | ") >= len(runs(1.2)) // 2
+    assert "Where the time goes" not in text
+    assert "commit" in ORIGIN.line().lower()
+
+
+def test_a_missed_target_is_named_and_its_profile_shown() -> None:
+    slow = runs(9.0)
+    assert {target.row for target in page.missed(slow)} >= {"1", "2", "3"}
+    text = page.page(slow, ORIGIN, {"A profile:": [("metrics", 0.25)]})
+    assert "**no**" in text
+    assert "| metrics | 25% |" in text
+
+
+def test_the_data_has_every_figure() -> None:
+    found = json.loads(page.data(runs(1.2), ORIGIN, {}))
+    assert len(found["runs"]) == len(runs(1.2))
+    assert [one["row"] for one in found["targets"]] == [target.row for target in TARGETS]
+    assert found["origin"]["seed"] == 1
+
+
+def test_a_sample_belongs_to_the_innermost_known_frame() -> None:
+    loop = "main (gateway/__main__.py:33);run (uvloop/__init__.py:92)"
+    lines = [
+        f"{loop} 5",
+        f"{loop};decide (decide.py:70);extract (features.py:99);_sum (numpy/core.py:1) 3",
+        f"{loop};_call (gateway/conductor.py:9);read (grpc/aio/_call.py:1) 2",
+        "Thread.run (threading.py:1);serve (socketserver.py:2) 100",
+    ]
+    assert profile.shares(lines) == [
+        ("event loop and gRPC's core", 0.5), ("brain: features", 0.3),
+        ("call of the worker (gRPC's Python side)", 0.2),
+    ]  # fmt: skip
+
+
+def test_imports_are_counted_by_package() -> None:
+    lines = [
+        "import time: self [us] | cumulative | imported package",
+        "import time:       600 |        600 | numpy._core",
+        "import time:       200 |        800 |   numpy",
+        "import time:       190 |        190 | json.decoder",
+        "import time:        10 |         10 | tiny",
+    ]
+    found = dict(profile.imported(lines))
+    assert found == pytest.approx(
+        {"`numpy`": 0.8, "Python's own library": 0.19, "the rest, in small pieces": 0.01}
+    )
+
+
+def test_h2load_s_log_is_read() -> None:
+    found = load._logged(["1000000\t200\t500", "1000400\t200\t1500", "1000900\t500\t9"], 4)
+    assert found == load.Timing((0.5, 1.5), 0.0019, failed=2)
+
+
+def test_without_h2load_one_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="nghttp2-client"):
+        load.generator("h2load")
+
+
+def test_the_benchmark_runs_from_end_to_end(tmp_path: Path) -> None:
+    small = ["--rounds", "1", "--calls", "60", "--streams", "8", "--generator", "grpc", "--no-profile"]
+    assert main([*small, "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "bench.json").read_text())
+    sides = {run["side"] for run in found["runs"]}
+    assert sides == {"bare", "uvloop", "gateway", "cached", "real"}
+    assert all(run.get("failed", 0) == 0 for run in found["runs"])
+    assert (tmp_path / "bench.md").read_text().count("\n| 12 | ") == 2
+
+
+def test_queries_have_the_length_that_the_targets_speak_of() -> None:
+    assert [len(text.encode()) for text in (SHORT, LONG)] == [67, 248]
