@@ -1,7 +1,7 @@
 """What every coroutine and every call of a stub must keep to: read from the source, mutants included.
 
 swallow    who catches CancelledError or BaseException raises it on: else a cancel ends nowhere
-deadline   every call of a stub passes `timeout=`: gRPC then ends it itself, on both sides
+deadline   every call of a stub passes `timeout=`, and not None: gRPC then ends it itself, on both sides
 wrapped    no asyncio.timeout or wait_for around a call of a stub: cancelled from outside, C-core leaks
 channel    only the factories make channels: there the options are, and the check of the loop
 threads    servers are grpc.aio's, whose queue nobody hides in, and every pool of threads has a size
@@ -66,6 +66,14 @@ class Client:
     async def _call(self, method, request):
         return await method(request)
 """,
+    "deadline of None": "async def ask(self):\n    return await self._stub.Generate(r, timeout=None)\n",
+    "deadline of None in the helper": """
+class Client:
+    async def ask(self):
+        return await self._call(self._stub.Generate, request)
+    async def _call(self, method, request):
+        return await method(request, timeout=None)
+""",
     "wrapped": """
 async def ask(self):
     async with asyncio.timeout(5):
@@ -94,7 +102,12 @@ def _calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def _passes(call: ast.Call, keyword: str) -> bool:
-    return any(given.arg == keyword for given in call.keywords)
+    """Whether it passes the keyword, and not None, which is no limit."""
+    return any(given.arg == keyword and not _is_none(given.value) for given in call.keywords)
+
+
+def _is_none(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
 
 
 class Stubs:

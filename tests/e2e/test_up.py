@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import psutil
 
 from headgate.adapters.config import of_process
+from headgate.adapters.diagnosis import CORE_BYTES
 from headgate.client import Client, HeadgateError
 from headgate.local.ports import claim, split
 from tests.integration.gateway_rig import scrubbed
@@ -30,6 +31,9 @@ def test_ctrl_c_leaves_no_process_and_no_folder(up):
     headgate = up()
     processes = headgate.descendants()
     assert len(processes) >= 5  # guard, Valkey, two workers, gateway
+    if sys.platform == "linux":  # Elsewhere psutil cannot ask.
+        limits = {process.rlimit(psutil.RLIMIT_CORE)[1] for process in processes}
+        assert limits <= {0, CORE_BYTES}, "a core of any of them could hold prompts or answers"
     with Client(headgate.address) as client:
         assert client.generate("12 + 30 = ?", model="small").decision.model == "small"
     assert headgate.left_behind() != []

@@ -212,13 +212,14 @@ class Stack:
 
         wait_for(comes_up, START_S, f"{name} to have its port again")
 
-    def start_gateway(self, name: str = "gateway", *extra: str) -> Process:
+    def start_gateway(
+        self, name: str = "gateway", *extra: str, program: tuple[str, ...] = ("-m", "headgate.gateway")
+    ) -> Process:
         """A gateway process on free ports."""
         free = "127.0.0.1:0"
         command = [
             sys.executable,
-            "-m",
-            "headgate.gateway",
+            *program,
             "--config",
             str(self.config_file),
             "--listen",

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterable, Iterator
 from importlib import resources
 from pathlib import Path
+from urllib.request import urlopen
 
 import grpc
 import grpc.aio
@@ -432,3 +433,73 @@ async def test_the_built_in_pair_answers_through_the_gateway(
     finally:
         for process in reversed(processes):
             process.stop()
+
+
+async def test_a_caller_that_does_not_read_holds_no_place_and_no_call_beyond_the_deadline(
+    running: Stack,
+) -> None:
+    """It set no deadline, so the default holds, also while the gateway waits to write to it."""
+    gateway = _gateway_with_short_streams(running)
+    addresses = await asyncio.to_thread(gateway.addresses)
+    name = uuid.uuid4().hex
+    script = {"say": ["x" * 60_000], "times": 400, "nonce": name}
+    try:
+        async with grpc.aio.insecure_channel(addresses["listen"]) as channel:
+            call = stub(channel).StreamGenerate(streamed(script, request_id=name), metadata=ACME)
+            await eventually(lambda: _recorded(running, name) == b"DEADLINE_EXCEEDED", what="its record")
+            await eventually(lambda: _inside(addresses["metrics"]) == 0, what="its place to be free")
+            kinds, code = await _stream(call)
+        assert kinds[0] == "decision"
+        assert "finished" not in kinds
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED, "once it reads, it is told"
+    finally:
+        await asyncio.to_thread(gateway.stop)
+
+
+def _gateway_with_short_streams(running: Stack) -> Process:
+    """A gateway process whose default deadline of streams is two seconds."""
+    program = """
+import os, sys
+from headgate.gateway import __main__, servicer
+servicer.STREAM_S = 2.0
+sys.exit(__main__.main(sys.argv[1:], os.environ))
+"""
+    return running.start_gateway("short", program=("-c", program))
+
+
+def _recorded(running: Stack, request_id: str) -> bytes:
+    """The code in a request's record; empty before it is written."""
+    records = [record for _, record in running.valkey.client.xrange("headgate:ledger")]
+    codes = [one[b"code"] for one in records if one[b"request_id"] == request_id.encode()]
+    return codes[0] if codes else b""
+
+
+def _inside(address: str) -> float:
+    with urlopen(f"http://{address}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith("headgate_inside "))
+
+
+async def test_a_process_that_cannot_serve_yet_takes_no_connection_of_a_shared_port(
+    running: Stack,
+) -> None:
+    """The kernel shares new connections out among all that listen, and this one waits for its workers."""
+    first = running.start_gateway("first", "--reuse-port")
+    shared = (await asyncio.to_thread(first.addresses))["listen"]
+    nobody = [flag for name in ("small", "large") for flag in ("--worker", f"{name}=127.0.0.1:1")]
+    second = running.start_gateway("second", "--listen", shared, "--reuse-port", *nobody)
+    try:
+        await eventually(lambda: "worker not serving" in second.log.read_text(), what="it to wait")
+        for _ in range(20):
+            assert await _answered_on_a_connection_of_its_own(shared)
+        assert not second.ready.exists()
+    finally:
+        second.popen.kill()
+        second.stop()
+        await asyncio.to_thread(first.stop)
+
+
+async def _answered_on_a_connection_of_its_own(address: str) -> router_pb2.RouteResponse:
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        return await stub(channel).Route(_route("1 + 1"), metadata=ACME, timeout=10)

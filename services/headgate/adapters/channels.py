@@ -38,6 +38,7 @@ SERVER_PING_MS: Final = 60_000
 SERVER_PING_TIMEOUT_MS: Final = 20_000
 """Callers that vanished without a word are let go after 80 s; less would cut those on a slow network."""
 PING_STRIKES: Final = 2
+"""A ping that the network delayed into the next is forgiven; a third in a row is no accident."""
 
 CONNECTION_AGE_MS: Final = 600_000
 """Connections are renewed, so that a name is looked up again and load spreads over replicas added later."""

@@ -18,6 +18,9 @@ from typing import Any, Final
 import structlog
 
 _LOG = structlog.get_logger(__name__)
+CORE_BYTES: Final = 1
+"""No core fits, so none is written to a file. Zero would do for files alone: where `core_pattern` names a
+program, Linux pipes a core to it whatever the limit, except this one, which it takes to mean none at all."""
 MOST_FRAMES: Final = 8
 """The innermost ones: there it waits."""
 _FRAMES: Final = ("cr_frame", "gi_frame", "ag_frame")
@@ -28,9 +31,17 @@ _WRAPPERS: Final = ("coroutine_wrapper", "async_generator_asend", "async_generat
 
 def prepare() -> None:
     """Called first: no core files, and the threads' stacks on stderr at a fatal signal or SIGUSR1."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_cores()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
+
+
+def forbid_cores() -> None:
+    """No core of this process, nor of any that it starts from now on. It can still be traced."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    # A limit that is zero already can only stay.
+    limit = min(most, CORE_BYTES) if most != resource.RLIM_INFINITY else CORE_BYTES
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def show_tasks_on_signal() -> None:

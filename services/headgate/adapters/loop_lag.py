@@ -14,6 +14,8 @@ EVERY_S: Final = 0.05
 """What blocks for this much longer than SLOW_S is always told; 20 looks a second cost next to nothing."""
 SLOW_S: Final = 0.1
 """A reader notices a pause from here on."""
+TELL_EVERY_S: Final = 10.0
+"""On a busy machine the loop is late many times a second: the log gets one line for all of them."""
 
 
 def _nobody(_lag_s: float) -> None:
@@ -24,8 +26,9 @@ class LoopLag:
     """Looks at the running loop from `start` to `stop`."""
 
     def __init__(self, observe: Callable[[float], None] = _nobody) -> None:
-        """`observe` gets every lag, in seconds; one above SLOW_S is logged as well."""
+        """`observe` gets every lag, in seconds; those above SLOW_S are logged as well."""
         self._observe = observe
+        self._tell = Told()
         self._due = 0.0
         self._next: asyncio.TimerHandle | None = None
 
@@ -40,8 +43,28 @@ class LoopLag:
             self._next.cancel()
 
     def _look(self) -> None:
-        lag_s = max(0.0, monotonic() - self._due)
+        now = monotonic()
+        lag_s = max(0.0, now - self._due)
         self._observe(lag_s)
-        if lag_s > SLOW_S:
-            _LOG.warning("the event loop was blocked", lag_ms=round(lag_s * 1000))
+        self._tell(lag_s, now)
         self.start()
+
+
+class Told:
+    """Logs lags above SLOW_S: the first at once, then all of TELL_EVERY_S in one line."""
+
+    def __init__(self) -> None:
+        self._not_before = float("-inf")
+        self._times = 0
+        self._longest_s = 0.0
+
+    def __call__(self, lag_s: float, now: float) -> None:
+        """Takes one lag, seen at the instant `now`."""
+        if lag_s > SLOW_S:
+            self._times += 1
+            self._longest_s = max(self._longest_s, lag_s)
+        if self._times and now >= self._not_before:
+            _LOG.warning(
+                "the event loop was blocked", lag_ms=round(self._longest_s * 1000), times=self._times
+            )
+            self._not_before, self._times, self._longest_s = now + TELL_EVERY_S, 0, 0.0

@@ -24,6 +24,7 @@ from headgate.adapters.ports import SideRoomError
 SOCKET_S: Final = 0.05
 """The library's default would stall a minute on a frozen server."""
 POOL_SIZE: Final = 50
+"""Commands last a millisecond or two: this is thousands a second, and few descriptors on a shared server."""
 POOL_WAIT_S: Final = 0.02
 """Below the cap of a read: who finds no free connection by then goes on without."""
 PING_AFTER_S: Final = 10
@@ -46,14 +47,17 @@ _OURS: Final[Mapping[str, Any]] = {
 T = TypeVar("T")
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, reply_s: float = SOCKET_S) -> Redis:
     """A client with short timeouts and no retries; it connects when it is first used.
+
+    A reply that takes longer than `reply_s` ends its connection; whether a write was made is then not known.
 
     The URL says where and as whom. What it says about timeouts, retries or the pool is passed over: to the
     library's own `from_url` it would be the last word.
     """
     retry = Retry(NoBackoff(), 0)
-    return Redis(connection_pool=BlockingConnectionPool(**{**parse_url(url), **_OURS, "retry": retry}))
+    options = {**parse_url(url), **_OURS, "socket_timeout": reply_s, "retry": retry}
+    return Redis(connection_pool=BlockingConnectionPool(**options))
 
 
 def is_url(text: str) -> bool:

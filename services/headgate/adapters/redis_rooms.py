@@ -15,12 +15,19 @@ from headgate.adapters.redis_client import Guard, connect
 READ_CAP_S: Final = 0.025
 """A caller waits for it, and a cache that takes longer saves little."""
 WRITE_CAP_S: Final = 0.1
-"""Nobody waits for it but the next write."""
+"""Nobody waits for it; what takes longer counts as a failure of the server."""
+LEDGER_REPLY_S: Final = 2.0
+"""A late reply is waited for, because a record whose reply is not awaited is written again. No answer waits
+here, and a server that is away for longer is away."""
+LEDGER_CAP_S: Final = 2 * LEDGER_REPLY_S + 0.5
+"""Above what trying an idle connection and the reply may take together: nothing is written again while it is
+under way."""
 LEDGER_STREAM: Final = "headgate:ledger"
 _PREFIX: Final = "headgate:"
 LEFT_ALONE_S: Final = 1.0
 """How long a sick Redis is left alone between trials: a trial costs one request 25 ms at most."""
 POLICY_TRIES: Final = 5
+"""At 50 ms each: a slow first connection gets through, and a start is hardly held up."""
 
 
 class RedisStore:
@@ -51,24 +58,29 @@ class RedisLedger:
         self._length = length
 
     async def append(self, records: Sequence[Mapping[str, str]]) -> None:
-        """Appends all in one round trip. Raises SideRoomError within 100 ms."""
+        """Appends all in one round trip. Raises SideRoomError within 4.5 s."""
         pipeline = self._client.pipeline(transaction=False)
         for record in records:
             fields: dict[Any, Any] = {**record}
             pipeline.xadd(LEDGER_STREAM, fields, maxlen=self._length, approximate=True)
-        await self._guard.run(pipeline.execute, WRITE_CAP_S)
+        await self._guard.run(pipeline.execute, LEDGER_CAP_S)
 
 
 class Rooms:
-    """What one Redis gives the gateway: a store, a ledger, one breaker for both."""
+    """What one Redis gives the gateway: a store and a ledger.
+
+    Each has its own breaker: a reply in a second is good for the ledger and useless to a request.
+    """
 
     def __init__(self, url: str, ledger_length: int) -> None:
         """Connects when it is first used. Raises ValueError for a URL that is none."""
         self._client = connect(url)
+        self._patient = connect(url, LEDGER_REPLY_S)
         self.breaker = Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S)
-        guard = Guard(self.breaker)
-        self.store = RedisStore(self._client, guard)
-        self.ledger = RedisLedger(self._client, guard, ledger_length)
+        """The store's."""
+        self.store = RedisStore(self._client, Guard(self.breaker))
+        aside = Guard(Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S))
+        self.ledger = RedisLedger(self._patient, aside, ledger_length)
 
     async def may_evict_ledger(self) -> str:
         """The server's eviction policy where it may take keys that do not expire; else empty.
@@ -92,3 +104,4 @@ class Rooms:
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.aclose()
+        await self._patient.aclose()

@@ -59,6 +59,8 @@ class Loaded:
     """SHA-256 of the file's bytes, hexadecimal."""
     text: str
     """The file's text, or the built-in default."""
+    written: Config
+    """What holds without flags. With them, where the file alone would not be valid."""
 
 
 def load(
@@ -76,12 +78,22 @@ def read(
     text: str, path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object] | None = None
 ) -> Loaded:
     """As `load`, of a text in hand; `path` is where it came from."""
-    layers = _Layers(str(path or "built-in config"), text)
+    source = str(path or "built-in config")
+    config = _merged(source, text, environ, overrides or {})
+    try:
+        written = _merged(source, text, environ, {}) if overrides else config
+    except ConfigError:
+        written = config
+    return Loaded(config, path, hashlib.sha256(text.encode()).hexdigest(), text, written)
+
+
+def _merged(source: str, text: str, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
+    layers = _Layers(source, text)
     for name, value in _environment(environ, text):
         layers.override(name, name.removeprefix(PREFIX).split("__"), value)
-    for key, flag in (overrides or {}).items():
+    for key, flag in overrides.items():
         layers.override(key, key.split("."), flag)
-    return Loaded(layers.validate(), path, hashlib.sha256(text.encode()).hexdigest(), text)
+    return layers.validate()
 
 
 def resolve_secret(reference: str, environ: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -117,6 +118,9 @@ async def _serve(sources: Sources, flags: argparse.Namespace, environ: Mapping[s
     except BaseException:
         await gateway.close()
         raise
+    # What is here now lives as long as the process: the collector need not look at it with every request.
+    gc.collect()
+    gc.freeze()
     _LOG.info("serving", **addresses, open=sources.loaded.config.gateway.open)
     if flags.ready_file is not None:
         _announce(flags.ready_file, addresses)

@@ -48,6 +48,7 @@ _LOG = structlog.get_logger(__name__)
 HOP_S: Final = 0.005
 """What the gateway keeps of the time left, so that its own word arrives before the caller's deadline."""
 COME_BACK_S: Final = 1.0
+"""A probe's period: by then it is known whether the worker is back."""
 QUICK_S: Final = 2.0
 """A failure that took longer is not tried again on the same model: silence would be met with silence, and the
 deadline's rest belongs to the fallback."""
@@ -150,7 +151,7 @@ class Conductor:
         code = "INTERNAL"
         final = None
         try:
-            async with self._drain.limit():
+            async with self._drain.limit(arrival.deadline):
                 answer = await self._answer(journey)
             code, final = "OK", answer.decision
         except asyncio.CancelledError:
@@ -218,7 +219,8 @@ class Conductor:
         """The pool for this query. Says no to a pin that the tenant may not use or the pool does not have."""
         pinned, allowed = journey.wire.model, journey.arrival.caller.allowed
         if pinned and pinned not in self._workers:
-            raise ModelUnknownError("query.model: the pool has no such model")
+            there = [one.name for one in self._workers if allowed is None or one.name in allowed]
+            raise ModelUnknownError(f"query.model: the pool has no such model; there are: {', '.join(there)}")
         if pinned and allowed is not None and pinned not in allowed:
             raise PermissionDeniedError("query.model: the tenant may not use this model")
         pool = self._workers.pool
@@ -270,11 +272,15 @@ class Conductor:
     async def _perform(self, journey: Journey, command: CallModel) -> Finished | Failed:
         """One call of a worker, or none where it has no chance."""
         worker = self._workers[command.model]
-        if not worker.callable_now():
-            journey.failure = journey.failure or _unreachable(worker)
-            return Failed(worker.name, retryable=True, delivered=False, again=False)
+        if not worker.serving:
+            return _left_out(journey, worker)
         if journey.attempts and not worker.retries.spend():
             return Failed(worker.name, retryable=False, delivered=False)
+        # Asked last: an open breaker's yes is its one trial, which must not go to a call that is not made.
+        if not worker.breaker.allows():
+            if journey.attempts:
+                worker.retries.take_back()
+            return _left_out(journey, worker)
         if command.fallback:
             await self._switch(journey, worker)
         journey.text.clear()
@@ -496,6 +502,12 @@ def _worth_repeating(journey: Journey) -> bool:
         return False
     last = journey.attempts[-1]
     return last.code not in _SETTLED and last.duration.ToNanoseconds() < QUICK_S * 1e9
+
+
+def _left_out(journey: Journey, worker: Worker) -> Failed:
+    """What a worker that cannot be called now tells the cascade."""
+    journey.failure = journey.failure or _unreachable(worker)
+    return Failed(worker.name, retryable=True, delivered=False, again=False)
 
 
 def _unreachable(worker: Worker) -> WorkerUnavailableError:

@@ -1,15 +1,17 @@
 """What is kept of a finished request, and how it gets into the ledger without anybody waiting for it.
 
-A record holds facts about a request, never its text.
+A record holds facts about a request, never its text. Readers fold on `record_id`: a record may be written
+more than once, because a write whose reply never came is made again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -21,12 +23,17 @@ _LOG = structlog.get_logger(__name__)
 MOST_WAITING: Final = 2_000
 """Records that wait to be written; further ones are dropped and counted."""
 BATCH: Final = 100
+"""What one round trip carries: few trips for a full queue, and little to write again."""
 GATHER_S: Final = 0.02
 """How long the first record of a batch waits for others: one round trip then carries many."""
 INSIST_S: Final = 2.0
 """How long a record is tried whose caller waits for it."""
+CLOSE_S: Final = 1.0
+"""How long the end of the process waits for the ledger: operators give a drain two seconds to spare."""
 _AGAIN_S: Final = 0.1
+"""Between tries while a caller waits: soon enough for a hiccup."""
 _PAUSE_S: Final = 0.5
+"""Between tries while nobody waits: the queue bridges it."""
 
 Record = Mapping[str, str]
 
@@ -37,6 +44,7 @@ def request(
     """The record of a finished request; `now` in POSIX seconds."""
     return {
         "kind": "request",
+        "record_id": _new_id(),
         "at": f"{now:.3f}",
         "tenant": tenant,
         "request_id": decision.request_id,
@@ -54,6 +62,7 @@ def outcome(tenant: str, message: router_pb2.RecordOutcomeRequest, now: float) -
     """The record of what somebody says of an answer."""
     return {
         "kind": "outcome",
+        "record_id": _new_id(),
         "at": f"{now:.3f}",
         "tenant": tenant,
         "request_id": message.request_id,
@@ -76,6 +85,10 @@ class Ended:
         self.latency_s = latency_s
         self.finish_reason = finish_reason
         self.usage = usage or types_pb2.Usage()
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
 
 
 def _decided(decision: types_pb2.Decision) -> Record:
@@ -117,6 +130,7 @@ class Recorder:
         self._dropped = dropped
         self._waiting: deque[Record] = deque()
         self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self.degraded = ledger is None
         """Whether records cannot be written now."""
@@ -136,47 +150,55 @@ class Recorder:
         self._wake.set()
 
     async def record_now(self, record: Record, within_s: float) -> None:
-        """Writes a record before it returns, perhaps twice.
+        """Writes a record before it returns.
 
-        Raises SideRoomError when that has not worked for `within_s`, at most 2 s. The ledger's own caps are
-        short, since it stands beside requests; here the write is the request, and a hiccup is waited out.
+        Raises SideRoomError when that has not worked for `within_s`, at most 2 s; it may be written all the
+        same. Here the write is the request, and a hiccup is waited out.
         """
         if self._ledger is None:
             raise SideRoomError("no ledger")
-        give_up_at = time.monotonic() + min(within_s, INSIST_S) - _AGAIN_S
-        while True:
-            try:
-                return await self._ledger.append([record])
-            except SideRoomError:
-                if time.monotonic() >= give_up_at:
-                    raise
-            await asyncio.sleep(_AGAIN_S)
+        try:
+            # Before the caller's own deadline, so that it hears why. What was sent is not taken back.
+            async with asyncio.timeout(min(within_s, INSIST_S) - _AGAIN_S):
+                await _insist(self._ledger, record)
+        except TimeoutError:
+            raise SideRoomError("not written in time") from None
 
     async def close(self) -> None:
-        """Writes what waits, in one more try, and stops."""
+        """Writes what waits, in one more try and within `CLOSE_S`, and stops.
+
+        A write under way is waited for: cancelled, it would go on unseen, and its batch be written again.
+        """
+        self._closing.set()
+        self._wake.set()
         if self._writer is not None:
+            await asyncio.wait({self._writer}, timeout=CLOSE_S)
             self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
-        while self._ledger is not None and self._waiting:
-            if not await self._append(self._ledger, self._next()):
-                break
         if self._waiting:
             self._dropped(len(self._waiting))
 
     async def _write(self, ledger: Ledger) -> None:
-        while True:
+        while not self._closing.is_set():
             await self._wake.wait()
             self._wake.clear()
-            await asyncio.sleep(GATHER_S)
-            while self._waiting:
+            await self._pause(GATHER_S)
+            while self._waiting and not self._closing.is_set():
                 if not await self._append(ledger, self._next()):
-                    await asyncio.sleep(_PAUSE_S)
+                    await self._pause(_PAUSE_S)
+        while self._waiting and await self._append(ledger, self._next()):
+            pass
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits, but not on when the recorder closes."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
     def _next(self) -> list[Record]:
         return [self._waiting[i] for i in range(min(BATCH, len(self._waiting)))]
 
     async def _append(self, ledger: Ledger, batch: list[Record]) -> bool:
-        """Whether the batch is done with. One that failed is written again, perhaps twice."""
+        """Whether the batch is done with. One that failed is written again, under the same ids."""
         try:
             await ledger.append(batch)
         except SideRoomError:
@@ -192,3 +214,12 @@ class Recorder:
         for _ in batch:
             self._waiting.popleft()
         return True
+
+
+async def _insist(ledger: Ledger, record: Record) -> None:
+    """Writes a record, for as long as it takes."""
+    while True:
+        try:
+            return await ledger.append([record])
+        except SideRoomError:
+            await asyncio.sleep(_AGAIN_S)

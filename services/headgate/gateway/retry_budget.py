@@ -26,3 +26,7 @@ class RetryBudget:
             return False
         self._tokens -= 1
         return True
+
+    def take_back(self) -> None:
+        """The second call was not made after all."""
+        self._tokens += 1

@@ -103,8 +103,10 @@ class Gateway:
         Raises PortTakenError, PortInUseError, BundleError or ConfigError, each with one sentence.
         """
         gateway = self._sources.loaded.config.gateway
+        credentials = _credentials(gateway.tls)
+        shared = self._sources.reuse_port
         addresses = {
-            "listen": _bind(self._public, gateway.listen, _credentials(gateway.tls)),
+            "listen": gateway.listen if shared else _bind(self._public, gateway.listen, credentials),
             "admin": _bind(self._admin, gateway.admin_listen, None),
             "metrics": self._metrics.serve(gateway.metrics_listen),
         }
@@ -114,6 +116,9 @@ class Gateway:
         self._watch_gauges()
         await self._warm_up()
         await self._workers.start(WAIT_FOR_WORKERS_S)
+        if shared:
+            # From here on the kernel gives it a part of all new connections: it must be able to serve.
+            addresses["listen"] = _bind(self._public, gateway.listen, credentials)
         self._lag.start()
         await self._public.start()
         await self._admin.start()
@@ -187,7 +192,8 @@ class Gateway:
         except ConfigError as error:
             raise ReloadError(str(error)) from None
         old, new = self._sources.loaded.config, fresh.loaded.config
-        fixed = needs_restart(old, new)
+        # A flag hides what the file says: without this, a change would be taken and have no effect.
+        fixed = needs_restart(self._sources.loaded.written, fresh.loaded.written)
         if fixed:
             raise ReloadError(f"{fixed}: takes effect only with a restart")
         if new.policy.bundle != old.policy.bundle:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import grpc
+import grpc.aio
 import structlog
 from google.protobuf.message import Message
 
@@ -29,8 +31,11 @@ _LOG = structlog.get_logger(__name__)
 SERVICE: Final = "headgate.v1.RouterService"
 UNARY_S: Final = 60.0
 STREAM_S: Final = 300.0
-"""How long a call may take whose caller did not say."""
+"""How long a call may take whose caller did not say: a long answer fits, and a forgotten call ends."""
 LONGEST_S: Final = 600.0
+"""Whatever the caller says: connections that are renewed wait for no call that takes longer."""
+LAST_EVENT_S: Final = 0.5
+"""How long a broken stream's last event may take: a caller that reads has it at once."""
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -66,11 +71,13 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
 
         async def stream(visit: _Visit) -> None:
             request = _valid(message, router_pb2.StreamGenerateRequest)
-            answer = await self._conductor.answer(visit.arrival(STREAM_S), request.query, context.write)
+            arrival = visit.arrival(STREAM_S)
+            answer = await self._conductor.answer(arrival, request.query, context.write)
             finished = router_pb2.Finished(
                 finish_reason=answer.finish_reason, usage=answer.usage, decision=answer.decision
             )
-            await context.write(Event(finished=finished))
+            async with self._drain.limit(arrival.deadline):
+                await context.write(Event(finished=finished))
 
         await self._attend("StreamGenerate", context, stream, last_word=_broken)
 
@@ -95,7 +102,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             request = _valid(message, router_pb2.RecordOutcomeRequest)
             outcome = records.outcome(CALLER.get().tenant, request, time.time())
             try:
-                async with self._drain.limit():
+                async with self._drain.limit(visit.arrival(UNARY_S).deadline):
                     await self._recorder.record_now(outcome, visit.seconds_left(UNARY_S))
             except SideRoomError:
                 raise LedgerUnavailableError("the ledger cannot be written", retry_after_s=1.0) from None
@@ -124,7 +131,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             if not isinstance(error, status_map.ServiceError | RouterError):
                 _LOG.exception("request failed", method=method)
             if last_word is not None:
-                await context.write(last_word(error))
+                await _tell(context, last_word(error))
             await status_map.abort(context, error)
         else:
             return result
@@ -150,6 +157,13 @@ class _Visit:
         """How long it may still take."""
         left = self.context.time_remaining()
         return default_s if left is None else min(left, LONGEST_S)
+
+
+async def _tell(context: Context, event: Event) -> None:
+    """Sends a stream's last event to a caller that reads. One that does not still has a write before it."""
+    with suppress(TimeoutError, grpc.aio.InternalError):
+        async with asyncio.timeout(LAST_EVENT_S):
+            await context.write(event)
 
 
 def _broken(error: BaseException) -> Event:

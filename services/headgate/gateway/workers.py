@@ -25,7 +25,9 @@ from headgate.v1 import worker_pb2, worker_pb2_grpc
 _LOG = structlog.get_logger(__name__)
 HEALTH_SERVICE: Final = "headgate.v1.WorkerService"
 PROBE_EVERY_S: Final = 1.0
+"""A worker that hangs is out of the way after two or three of these; a probe costs it nothing."""
 PROBE_TIMEOUT_S: Final = 1.0
+"""A busy machine replies late: what is much shorter would call it frozen."""
 MISSES_UNTIL_OUT: Final = 2
 """One late reply is no verdict. One good reply brings it back: the breaker still stands before its calls."""
 MISSES_UNTIL_CUT: Final = 5
@@ -56,10 +58,6 @@ class Worker:
         self._channel = channels.channel(address, health_service=HEALTH_SERVICE)
         self.stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
         self._misses = 0
-
-    def callable_now(self) -> bool:
-        """Whether a call has a chance; asking an open breaker takes its one trial."""
-        return self.serving and self.breaker.allows()
 
     async def probe(self) -> None:
         """Asks the worker to describe itself; afterwards `serving` and `model` are up to date."""
@@ -160,14 +158,20 @@ class Workers:
 
     async def _watch(self, worker: Worker) -> None:
         while True:
-            before = worker.model
-            await worker.probe()
-            if worker.model != before:
-                self._pool = self._describe()
-            if all(one.serving for one in self):
-                self._all_serve.set()
-            await self._changed(worker)
+            try:
+                await self._look_at(worker)
+            except Exception:
+                # What nobody foresaw must not end the watch: the worker would stay as it was seen last.
+                _LOG.exception("watching a worker failed", model=worker.name)
             await asyncio.sleep(PROBE_EVERY_S if worker.model else PROBE_EVERY_S / 10)
+
+    async def _look_at(self, worker: Worker) -> None:
+        await worker.probe()
+        if worker.model is not None:
+            self._pool = self._describe()
+        if all(one.serving for one in self):
+            self._all_serve.set()
+        await self._changed(worker)
 
     def _describe(self) -> Pool:
         models = tuple(worker.model for worker in self if worker.model is not None)

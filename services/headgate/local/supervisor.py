@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from headgate.adapters import diagnosis
 from headgate.adapters.settings import Loaded
 from headgate.local import guard, ports
 from headgate.local.child import Child, Program, Say
@@ -88,6 +89,7 @@ class Stack:
             await self._guard.wait()
 
     async def _start(self) -> None:
+        diagnosis.forbid_cores()  # Inherited: Valkey, which holds answers, does not do it itself.
         gateway = self._loaded.config.gateway
         reserved = self._held.enter_context(ports.reserve(gateway.listen, "gateway.listen"))
         self._gateways_own = ports.check_apart(own_ports(gateway))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import subprocess
 import sys
 import types
@@ -39,7 +40,21 @@ def _run(program: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_process_leaves_no_core_and_cannot_ask_for_one_again() -> None:
-    assert _run(CORE).stdout.split() == ["0", "0", "True"]
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = "0" if most == 0 else "1"
+    assert _run(CORE).stdout.split() == [limit, limit, "True"]
+
+
+def test_what_a_process_starts_leaves_no_core_either() -> None:
+    """Of one byte: zero would not keep Linux from piping a core to a program."""
+    child = "import resource; print(resource.getrlimit(resource.RLIMIT_CORE)[1])"
+    program = f"""
+import subprocess, sys
+from headgate.adapters import diagnosis
+diagnosis.forbid_cores()
+subprocess.run([sys.executable, "-c", {child!r}], check=True)
+"""
+    assert _run(program).stdout.strip() in {"0", "1"}
 
 
 def test_a_fatal_signal_shows_the_stack_without_its_values() -> None:

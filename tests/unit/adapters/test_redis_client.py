@@ -14,6 +14,7 @@ from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import Guard
 from headgate.adapters.redis_rooms import Rooms
 from headgate.gateway.answer_cache import AnswerCache, Key
+from headgate.gateway.records import Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.v1 import types_pb2
 
@@ -127,6 +128,26 @@ async def test_nobody_listening_is_a_side_room_error() -> None:
     with pytest.raises(SideRoomError):
         await rooms.ledger.append([{"a": "b"}])
     await rooms.close()
+
+
+async def test_a_ledger_that_replies_late_is_not_asked_again() -> None:
+    """Three times the time limit of a request's own commands: the record is written, once."""
+    written: list[bytes] = []  # and what the library asks by itself
+
+    async def reply(writer: asyncio.StreamWriter, arguments: list[bytes]) -> None:
+        written.append(arguments[0])
+        await asyncio.sleep(3 * redis_client.SOCKET_S)
+        writer.write(b"$3\r\n1-1\r\n")
+
+    async with FakeServer(reply) as url:
+        rooms = Rooms(url, 100)
+        recorder = Recorder(rooms.ledger, pytest.fail)
+        recorder.start()
+        recorder.record({"kind": "request"})
+        await recorder.record_now({"kind": "outcome"}, 10)
+        await recorder.close()
+        await rooms.close()
+    assert written.count(b"XADD") == 2
 
 
 async def test_callers_that_leave_never_shift_the_replies(seed: int) -> None:

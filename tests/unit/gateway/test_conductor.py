@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -10,6 +11,7 @@ import grpc.aio
 import pytest
 
 from headgate.adapters import status_map
+from headgate.adapters.breaker import Breaker
 from headgate.adapters.config import ModelConfig
 from headgate.adapters.status_map import ContextTooLongError, InvalidRequestError, ServiceError, Violation
 from headgate.adapters.telemetry import Metrics
@@ -22,6 +24,8 @@ from headgate.gateway.drain import Drain
 from headgate.gateway.records import Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.workers import Worker, Workers
+from headgate.router.cascade import CallModel, Failed
+from headgate.router.types import Decision, Reason
 from headgate.v1 import types_pb2
 
 NAMES = ("small", "middle", "large")
@@ -38,12 +42,16 @@ def _workers() -> Workers:
     return Workers(dict.fromkeys(NAMES, ModelConfig()), dict.fromkeys(NAMES, "127.0.0.1:1"), None, changed)
 
 
-async def test_each_switch_names_the_model_that_was_left() -> None:
-    workers, metrics = _workers(), Metrics()
-    one = Conductor(
-        workers, BundleStore(), AnswerCache(None, 1), Sessions(None), Recorder(None, lambda _: None), metrics,
-        None, Drain(),
+def _conductor(workers: Workers) -> Conductor:
+    return Conductor(
+        workers, BundleStore(), AnswerCache(None, 1), Sessions(None), Recorder(None, lambda _: None),
+        Metrics(), None, Drain(),
     )  # fmt: skip
+
+
+async def test_each_switch_names_the_model_that_was_left() -> None:
+    workers = _workers()
+    one = _conductor(workers)
     told: list[Event] = []
 
     async def deliver(event: Event) -> None:
@@ -55,6 +63,45 @@ async def test_each_switch_names_the_model_that_was_left() -> None:
     switches = [(event.model_switched.from_model, event.model_switched.to_model) for event in told]
     assert switches == [("small", "middle"), ("middle", "large")]
     await workers.close()
+
+
+async def test_a_second_call_that_the_budget_forbids_takes_no_trial_of_the_breaker() -> None:
+    workers, now = _workers(), [0.0]
+    small = workers["small"]
+    small.serving = True
+    small.breaker = _opened(lambda: now[0])
+    while small.retries.spend():
+        pass
+    now[0] = 10
+    attempted = journey(attempts=[types_pb2.Attempt(model="small", code=14)])
+    forbidden = await _conductor(workers)._perform(attempted, _again("small"))
+    assert forbidden == Failed("small", retryable=False, delivered=False)
+    assert small.breaker.allows(), "the trial is still there for a call that is made"
+    await workers.close()
+
+
+async def test_a_call_that_the_breaker_forbids_costs_no_budget() -> None:
+    workers = _workers()
+    small = workers["small"]
+    small.serving = True
+    small.breaker = _opened(lambda: 0.0)
+    for _ in range(100):
+        attempted = journey(attempts=[types_pb2.Attempt(model="small", code=14)])
+        forbidden = await _conductor(workers)._perform(attempted, _again("small"))
+        assert forbidden == Failed("small", retryable=True, delivered=False, again=False)
+    assert small.retries.spend()
+    await workers.close()
+
+
+def _opened(clock: Callable[[], float]) -> Breaker:
+    breaker = Breaker(failures=1, open_s=1, clock=clock)
+    breaker.failed()
+    return breaker
+
+
+def _again(model: str) -> CallModel:
+    decision = Decision(model, Reason.POLICY, "", ())
+    return CallModel(model, decision, attempt=2, fallback=False)
 
 
 @pytest.mark.parametrize(

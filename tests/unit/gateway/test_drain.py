@@ -1,17 +1,22 @@
-"""The end of a drain reaches what runs, as an error of ours, and nothing else."""
+"""The end of a drain and a deadline reach what runs, as errors of ours, and nothing else."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from headgate.adapters.status_map import DrainingError
+from headgate.adapters.status_map import DeadlineError, DrainingError
 from headgate.gateway.drain import Drain
 
 
+def soon(seconds: float = 60.0) -> float:
+    return time.perf_counter() + seconds
+
+
 async def _inside(drain: Drain, begun: asyncio.Event) -> None:
-    async with drain.limit():
+    async with drain.limit(soon()):
         begun.set()
         await asyncio.Event().wait()
 
@@ -34,7 +39,7 @@ async def test_what_runs_is_told() -> None:
 
 async def test_what_is_over_is_left_alone() -> None:
     drain = Drain()
-    async with drain.limit():
+    async with drain.limit(soon()):
         pass
     drain.end()
     await asyncio.sleep(0)
@@ -49,5 +54,20 @@ async def test_a_cancel_stays_a_cancel() -> None:
 
 async def test_a_timeout_of_the_request_s_own_is_not_taken_for_a_drain() -> None:
     with pytest.raises(TimeoutError):
-        async with Drain().limit():
+        async with Drain().limit(soon()):
             raise TimeoutError
+
+
+@pytest.mark.parametrize("seconds", [0.05, -1.0])
+async def test_a_deadline_ends_what_waits_for_something_else(seconds: float) -> None:
+    with pytest.raises(DeadlineError):
+        async with asyncio.timeout(5), Drain().limit(soon(seconds)):
+            await asyncio.Event().wait()
+
+
+async def test_who_comes_after_the_end_does_not_get_in() -> None:
+    drain = Drain()
+    drain.end()
+    with pytest.raises(DrainingError):
+        async with drain.limit(soon()):
+            pytest.fail("it got in")

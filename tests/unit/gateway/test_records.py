@@ -37,6 +37,33 @@ def test_an_outcome_s_record_repeats_what_was_said() -> None:
     assert (record["quality"], record["source"]) == (repr(1 / 3), "OUTCOME_SOURCE_CHECK")
 
 
+def test_every_record_has_an_id_of_its_own() -> None:
+    message = router_pb2.RecordOutcomeRequest(request_id="r", model="m")
+    made = [records.outcome("acme", message, 2) for _ in range(2)]
+    made += [records.request("acme", types_pb2.Decision(request_id="r"), {}, Ended("OK", 1), 2)] * 2
+    ids = [record["record_id"] for record in made]
+    assert len(set(ids)) == 3, "one for each record, and the same however often it is written"
+
+
+class Late(MemoryLedger):
+    """A ledger whose writes go on, whoever still waits for them, as on Redis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+        self.goes_on = asyncio.Event()
+        self.writes: list[asyncio.Task[None]] = []
+
+    async def append(self, records: Sequence[Mapping[str, str]]) -> None:
+        self.begun.set()
+        self.writes.append(asyncio.create_task(self._write(records)))
+        await asyncio.wait({self.writes[-1]})
+
+    async def _write(self, records: Sequence[Mapping[str, str]]) -> None:
+        await self.goes_on.wait()
+        await super().append(records)
+
+
 class Flaky(MemoryLedger):
     """A ledger that the test breaks."""
 
@@ -112,6 +139,36 @@ async def test_closing_writes_what_waits() -> None:
     assert len(ledger.records) == 1
 
 
+async def test_closing_waits_for_a_write_under_way_and_makes_none_twice() -> None:
+    ledger = Late()
+    recorder = Recorder(ledger, pytest.fail)
+    recorder.start()
+    for number in range(90):
+        recorder.record({"n": str(number)})
+    await ledger.begun.wait()
+    closing = asyncio.create_task(recorder.close())
+    await asyncio.sleep(0)
+    ledger.goes_on.set()
+    await closing
+    await asyncio.gather(*ledger.writes)
+    assert len(ledger.records) == 90
+
+
+async def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "CLOSE_S", 0.05)
+    dropped: list[int] = []
+    ledger = Late()
+    recorder = Recorder(ledger, dropped.append)
+    recorder.start()
+    recorder.record({"n": "1"})
+    await ledger.begun.wait()
+    async with asyncio.timeout(5):
+        await recorder.close()
+    assert dropped == [1]
+    ledger.goes_on.set()
+    await asyncio.gather(*ledger.writes)
+
+
 async def test_without_a_ledger_nothing_can_be_recorded_now() -> None:
     dropped: list[int] = []
     recorder = Recorder(None, dropped.append)
@@ -126,6 +183,16 @@ async def test_a_hiccup_does_not_fail_whose_whole_purpose_is_the_write() -> None
     ledger.hiccups = 3
     await Recorder(ledger, pytest.fail).record_now({"n": "1"}, 10)
     assert list(ledger.records) == [{"n": "1"}]
+
+
+async def test_a_late_ledger_is_asked_once_and_told_of_in_the_caller_s_time() -> None:
+    ledger = Late()
+    async with asyncio.timeout(10):
+        with pytest.raises(SideRoomError):
+            await Recorder(ledger, pytest.fail).record_now({"n": "1"}, 0.4)
+    ledger.goes_on.set()
+    await asyncio.gather(*ledger.writes)
+    assert len(ledger.records) == 1
 
 
 @pytest.mark.parametrize("within_s", [0.0, 60.0])
