@@ -282,6 +282,11 @@ async def test_a_reload_takes_all_of_a_good_config_and_nothing_of_a_bad_one(runn
             ("version: 1\ngateway: [", ":2"),
             (yaml.safe_dump(config(max_concurrent=-1)), "max_concurrent"),
             (yaml.safe_dump(config(lame_duck_s=0.7)), "gateway.lame_duck_s"),
+            # The process was started with --listen, which hides it.
+            (
+                yaml.safe_dump(config(listen="127.0.0.1:7171")),
+                "gateway.listen: takes effect only with a restart",
+            ),
             (yaml.safe_dump(config(pepper="env:NOT_SET_ANYWHERE")), "NOT_SET_ANYWHERE"),
         ):
             running.config_file.write_text(bad)

@@ -15,6 +15,8 @@ def main() -> int:
             raise
         print(f'headgate: {error.name} is missing; run: pip install "headgate[server]"', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return run(sys.argv[1:], os.environ)  # noqa: TID251
 
 

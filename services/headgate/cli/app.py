@@ -24,13 +24,15 @@ _EXPECTED = (CommandError, ConfigError, HeadgateError, PortInUseError, StartErro
 _EPILOG = """
 First steps:
 
-  headgate demo                         what routing saves here, measured in a minute
+  headgate demo                          what routing saves, in a minute
 
-  headgate up                           start everything on this machine
+  headgate up                            start everything on this machine
 
-  headgate ask "Sort up: 27 20 38 68"          an answer, and why that model gave it
+  headgate ask "4711 in words"           an answer; the small model gives it
 
-  headgate route "Sort up: 27 20 38 68" --explain
+  headgate ask "How many r in berry?"    the large model gives this one
+
+  headgate route "How many r in berry?" --explain
 """
 
 app = typer.Typer(

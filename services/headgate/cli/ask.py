@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from headgate.cli.connect import AddressOption, KeyOption, RootOption, TimeoutOption, connected
+from headgate.cli.connect import AddressOption, KeyOption, RootOption, TimeoutOption, connected, worded
 from headgate.cli.state import CommandError, State
 from headgate.cli.words import as_json, summary
 from headgate.client import Answer, AnswerStream
@@ -37,11 +37,11 @@ def ask(
 ) -> None:
     """Ask a question; the answer streams to stdout, how it was decided goes to stderr.
 
-    [bold]headgate ask "Sort up: 27 20 38 68"[/bold]
+    [bold]headgate ask "4711 in words"[/bold]
 
-    [bold]headgate ask --model large "12 + 30 = ?"[/bold]
+    [bold]headgate ask --model large "Sort up: 27 20 38 68"[/bold]
 
-    [bold]echo "12 + 30 = ?" | headgate ask --json | jq .decision.model[/bold]
+    [bold]echo "How many r in berry?" | headgate ask --json | jq .decision.model[/bold]
     """
     state: State = context.obj
     text = _question(question)
@@ -51,6 +51,9 @@ def ask(
         client.stream(text, **options) as stream,
     ):
         answer = _collect(stream) if as_object else _print(stream)
+    remark = _remark(answer, max_tokens)
+    if remark:
+        print(remark, file=sys.stderr)
     if as_object:
         print(json.dumps(_object(answer)))
     else:
@@ -59,12 +62,8 @@ def ask(
 
 def _question(argument: str | None) -> str:
     if argument is None and sys.stdin.isatty():
-        raise CommandError('what is the question? For example: headgate ask "Sort up: 27 20 38 68"')
-    text = sys.stdin.read() if argument in (None, "-") else argument
-    text = (text or "").strip()
-    if not text:
-        raise CommandError("the question is empty")
-    return text
+        raise CommandError('what is the question? For example: headgate ask "4711 in words"')
+    return worded(sys.stdin.read() if argument is None or argument == "-" else argument)
 
 
 def _options(model: str, risk_target: float | None, max_tokens: int, temperature: float | None) -> Options:
@@ -83,13 +82,24 @@ def _collect(stream: AnswerStream) -> Answer:
 
 
 def _print(stream: AnswerStream) -> Answer:
-    """Prints each piece as it comes; the line is ended even when the stream breaks."""
+    """Prints each piece as it comes; a line that was begun is ended even when the stream breaks."""
+    begun = False
     try:
-        for text in stream.texts():
+        for text in filter(None, stream.texts()):
+            begun = True
             print(text, end="", flush=True)
     finally:
-        print(flush=True)
+        if begun:
+            print(flush=True)
     return stream.answer
+
+
+def _remark(answer: Answer, max_tokens: int) -> str:
+    """What the answer does not show of itself; empty where it is whole."""
+    if answer.finish_reason == "length":
+        limit = f"--max-tokens {max_tokens}" if max_tokens else "the model's limit"
+        return f"the answer was cut at {limit}"
+    return "" if answer.text.strip() else f"the model {answer.decision.model} answered with nothing"
 
 
 def _object(answer: Answer) -> dict[str, object]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 import yaml
 
-from headgate.adapters.settings import ConfigError
+from headgate.adapters.settings import ConfigError, Loaded
+from headgate.adapters.strict_yaml import parse
+from headgate.cli import checks
 from headgate.cli.state import State
 
 app = typer.Typer(help="Show and check the settings.", no_args_is_help=True)
@@ -36,7 +39,9 @@ def show(
 def validate(context: typer.Context) -> None:
     """Check the settings; every problem is one line with file, line and key, and the exit code is 1.
 
-    [bold]headgate --config deploy/headgate.yaml config validate[/bold]
+    The backends must be installed and the bundle must load; what a worker elsewhere may have only warns.
+
+    [bold]headgate --config deploy/config/headgate.yaml config validate[/bold]
     """
     state: State = context.obj
     try:
@@ -45,4 +50,19 @@ def validate(context: typer.Context) -> None:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
+    missing = list(checks.missing(loaded.config))
+    for one in missing:
+        warning = "" if one.fatal else "warning: "
+        print(f"{warning}{_place(loaded, one.path)}: {one.sentence}", file=sys.stderr)
+    if any(one.fatal for one in missing):
+        raise typer.Exit(1)
     print(f"{loaded.path or 'the built-in default'} is valid")
+
+
+def _place(loaded: Loaded, path: Sequence[str]) -> str:
+    """File, line and key; the key alone where the file does not hold it."""
+    document, key = parse(loaded.text), ".".join(path)
+    here: object = document.data
+    for step in path:
+        here = here.get(step) if isinstance(here, dict) else None
+    return key if here is None or loaded.path is None else f"{loaded.path}:{document.line_of(path)}: {key}"

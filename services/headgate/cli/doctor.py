@@ -16,6 +16,7 @@ from rich.text import Text
 
 from headgate.adapters.config import Config
 from headgate.adapters.settings import ConfigError
+from headgate.cli import checks
 from headgate.cli.state import State
 from headgate.local import ports
 from headgate.local.valkey import ValkeyMissingError, find_binary
@@ -75,6 +76,7 @@ def examine(state: State) -> Iterator[Finding]:
     config, finding = settings(state)
     yield finding
     if config is not None:
+        yield backends(config)
         yield from free_ports(config)
     versions, findings = weights()
     yield from findings
@@ -141,6 +143,18 @@ def settings(state: State) -> tuple[Config | None, Finding]:
     return loaded.config, Finding("config", "ok", str(loaded.path or "built-in default"))
 
 
+def backends(config: Config) -> Finding:
+    """Whether what the pool's models name is registered."""
+    found = list(checks.backends(config))
+    if not found:
+        return Finding("backends", "ok", ", ".join(sorted({one.backend for one in config.pool.values()})))
+    worst = next((one for one in found if one.fatal), found[0])
+    remedy = "mend the name, or install the package that brings it"
+    return Finding(
+        "backends", "fail" if worst.fatal else "warn", f"{'.'.join(worst.path)}: {worst.sentence}", remedy
+    )
+
+
 def free_ports(config: Config) -> Iterator[Finding]:
     """The ports that `headgate up` would take."""
     gateway = config.gateway
@@ -196,9 +210,7 @@ def bundle(name: str, versions: Mapping[str, str]) -> Finding:
     try:
         found = asyncio.run(BundleStore().read(name))
     except BundleError as error:
-        return Finding(
-            "bundle", "fail", str(error), "`headgate up` would send everything to the reference model"
-        )
+        return Finding("bundle", "fail", str(error), "the gateway does not start with it; mend policy.bundle")
     if found is None:
         return Finding("bundle", "warn", "this release has none", "everything goes to the reference model")
     return _covers(found.version, [pair for one in found.certificates for pair in one.models], versions)

@@ -16,6 +16,8 @@ from headgate.cli.state import CommandError, State
 
 # Without dots: the first one in `id.secret` ends the id.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# Below 128 bits it could be guessed.
+_SHORT_PEPPER_BYTES = 16
 
 app = typer.Typer(help="Make API keys.", no_args_is_help=True)
 
@@ -47,8 +49,14 @@ def new(
     name = key_id or f"key-{secrets.token_hex(4)}"
     if _ID.fullmatch(name) is None:
         raise CommandError("a key's id is 1 to 64 letters, digits, dashes or underscores")
-    secret = secrets.token_urlsafe(32)
-    digest = hmac.new(resolve_secret(reference, state.environ).encode(), secret.encode(), hashlib.sha256)
+    secret, mixed_in = secrets.token_urlsafe(32), resolve_secret(reference, state.environ).encode()
+    digest = hmac.new(mixed_in, secret.encode(), hashlib.sha256)
+    if len(mixed_in) < _SHORT_PEPPER_BYTES:
+        print(
+            f"warning: the pepper has less than {_SHORT_PEPPER_BYTES} bytes; "
+            "make one with `openssl rand -hex 32`, then this key anew",
+            file=sys.stderr,
+        )
     print("Give this to the caller; it is not shown again:", file=sys.stderr, flush=True)
     print(f"{name}.{secret}", flush=True)
     print("Put this under tenants.<tenant>.keys in the config:", file=sys.stderr)

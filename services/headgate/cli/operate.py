@@ -58,7 +58,10 @@ def _reload(address: str) -> bool:
         with _operator(address) as operator:
             config = operator.ReloadConfig(admin_pb2.ReloadConfigRequest(), timeout=TIMEOUT_S)
             bundle = operator.ReloadBundle(admin_pb2.ReloadBundleRequest(), timeout=TIMEOUT_S)
-    except (CommandError, HeadgateError) as error:
+    except CommandError as error:
+        print(error, file=sys.stderr)
+        return False
+    except HeadgateError as error:
         print(f"{address}: {error}", file=sys.stderr)
         return False
     print(f"{address}: config {config.config_digest[:12]}, bundle {bundle.bundle_version or 'none'}")

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from headgate.cli.connect import AddressOption, KeyOption, RootOption, TimeoutOption, connected
+from headgate.cli.connect import AddressOption, KeyOption, RootOption, TimeoutOption, connected, worded
 from headgate.cli.state import State
 from headgate.cli.words import as_json, certificate, dollars
 from headgate.client import Decision
@@ -33,14 +33,15 @@ def route(
 ) -> None:
     """Say which model would answer; no model is called, nothing is spent.
 
-    [bold]headgate route "Sort up: 27 20 38 68"[/bold]
+    [bold]headgate route "4711 in words"[/bold]
 
-    [bold]headgate route "Sort up: 27 20 38 68" --explain[/bold]
+    [bold]headgate route "How many r in berry?" --explain[/bold]
     """
     state: State = context.obj
+    text = worded(question)
     options: Options = {} if risk_target is None else {"risk_target": risk_target}
     with connected(state, address, key, root_certificate, timeout_s) as client:
-        decision = client.route(question, **options)
+        decision = client.route(text, **options)
     if as_object:
         print(json.dumps(as_json(decision)))
     elif explain:

@@ -49,7 +49,7 @@ async def _serve(stack: Stack, console: Console) -> None:
         for number, other in enumerate(stack.gateways[1:], 1):
             console.print(f"gateway-{number} shares it: {_own(other)}")
         flag = "" if where["listen"] == DEFAULT_ADDRESS else f"--address {where['listen']} "
-        console.print(f'try: headgate ask {flag}"Sort up: 27 20 38 68"    stop: Ctrl-C')
+        console.print(f'try: headgate ask {flag}"4711 in words"    stop: Ctrl-C')
         await stack.lost()
         raise StartError("the guard process ended, so the stack was stopped; start it again")
 

@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from headgate.client import convert
-from headgate.client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, OPTIONS, Connection
+from headgate.client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Connection
 from headgate.client.errors import from_call
 from headgate.client.progress import Progress
 from headgate.client.types import Answer, Conversation, Decision, Delta, Options, OutcomeSource, StreamEvent
@@ -37,14 +37,15 @@ class AsyncClient:
         key: str = "",
         root_certificate: str | Path | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        watch_health: bool = True,
     ) -> None:
         """See `Connection` for the arguments; nothing connects before the first call."""
-        self._connection = Connection(address, key, root_certificate, timeout_s)
+        self._connection = Connection(address, key, root_certificate, timeout_s, watch_health)
         credentials = self._connection.credentials()
         self._channel = (
-            grpc.aio.insecure_channel(address, OPTIONS)
+            grpc.aio.insecure_channel(address, self._connection.options())
             if credentials is None
-            else grpc.aio.secure_channel(address, credentials, OPTIONS)
+            else grpc.aio.secure_channel(address, credentials, self._connection.options())
         )
         self._stub = router_pb2_grpc.RouterServiceStub(self._channel)
 

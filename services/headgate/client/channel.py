@@ -20,14 +20,10 @@ _MAX_RECEIVE_BYTES = 8 << 20
 
 # round_robin, because only it watches health: a gateway that drains gets no new calls. No retryPolicy: the
 # one retry layer is the gateway's; gRPC itself resends only what no server has seen.
-_SERVICE_CONFIG = json.dumps(
-    {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "healthCheckConfig": {"serviceName": "headgate.v1.RouterService"},
-    }
-)
+_BALANCED: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
+_WATCHED = {**_BALANCED, "healthCheckConfig": {"serviceName": "headgate.v1.RouterService"}}
 OPTIONS: tuple[tuple[str, str | int], ...] = (
-    ("grpc.service_config", _SERVICE_CONFIG),
+    ("grpc.service_config", json.dumps(_WATCHED)),
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -46,11 +42,19 @@ class Connection:
     root_certificate: str | Path | None = None
     """PEM file of the authority that signed the gateway's certificate; None speaks plain text."""
     timeout_s: float = DEFAULT_TIMEOUT_S
+    watch_health: bool = True
+    """False asks also a gateway that says it can answer nothing, which then says why: for a single call."""
 
     def __post_init__(self) -> None:
         self.deadline(self.timeout_s)
         if self.key and not all(self.key.partition(".")):
             raise ValueError("a key looks like id.secret")
+
+    def options(self) -> tuple[tuple[str, str | int], ...]:
+        """The channel's."""
+        if self.watch_health:
+            return OPTIONS
+        return (("grpc.service_config", json.dumps(_BALANCED)), *OPTIONS[1:])
 
     def credentials(self) -> grpc.ChannelCredentials | None:
         """TLS by the root certificate; None for plain text."""

@@ -56,7 +56,9 @@ def to_query(conversation: Conversation, options: Options) -> types_pb2.Query:
 def to_outcome(
     request_id: str, model: str, quality: float, source: OutcomeSource
 ) -> router_pb2.RecordOutcomeRequest:
-    """An outcome on the wire."""
+    """An outcome on the wire; ValueError for a source that there is not."""
+    if source not in _SOURCES:
+        raise ValueError(f"a source is one of {', '.join(_SOURCES)}")
     return router_pb2.RecordOutcomeRequest(
         request_id=request_id, model=model, quality=quality, source=_SOURCES[source]
     )

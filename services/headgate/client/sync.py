@@ -15,7 +15,7 @@ from typing import Self, TypeVar, Unpack
 import grpc
 
 from headgate.client import convert
-from headgate.client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, OPTIONS, Connection
+from headgate.client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Connection
 from headgate.client.errors import from_call
 from headgate.client.progress import Progress
 from headgate.client.types import Answer, Conversation, Decision, Delta, Options, OutcomeSource, StreamEvent
@@ -35,14 +35,15 @@ class Client:
         key: str = "",
         root_certificate: str | Path | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        watch_health: bool = True,
     ) -> None:
         """See `Connection` for the arguments; nothing connects before the first call."""
-        self._connection = Connection(address, key, root_certificate, timeout_s)
+        self._connection = Connection(address, key, root_certificate, timeout_s, watch_health)
         credentials = self._connection.credentials()
         self._channel = (
-            grpc.insecure_channel(address, OPTIONS)
+            grpc.insecure_channel(address, self._connection.options())
             if credentials is None
-            else grpc.secure_channel(address, credentials, OPTIONS)
+            else grpc.secure_channel(address, credentials, self._connection.options())
         )
         self._stub = router_pb2_grpc.RouterServiceStub(self._channel)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from headgate.adapters.loop_lag import EVERY_S, SLOW_S, LoopLag
+from structlog.testing import capture_logs
+
+from headgate.adapters.loop_lag import EVERY_S, SLOW_S, TELL_EVERY_S, LoopLag, Told
 
 
 async def _seen(lags: list[float], longer_than: float) -> None:
@@ -33,3 +35,16 @@ async def test_an_idle_loop_is_looked_at_again_and_again_until_it_stops() -> Non
     watch.stop()
     assert watch._next is not None
     assert watch._next.cancelled()
+
+
+def test_a_busy_machine_gets_one_line_for_many_lags() -> None:
+    told, slow = Told(), 2 * SLOW_S
+    with capture_logs() as lines:
+        told(SLOW_S / 2, 0.0)
+        assert not lines
+        for step in range(50):
+            told(slow + step / 1000, step / 10)
+        assert [(line["lag_ms"], line["times"]) for line in lines] == [(200, 1)]
+        told(0.0, TELL_EVERY_S)
+        told(0.0, 3 * TELL_EVERY_S)
+    assert [(line["lag_ms"], line["times"]) for line in lines] == [(200, 1), (249, 49)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.adapters.settings import BUILT_IN, ConfigError, load, resolve_secret
+from headgate.adapters.settings import BUILT_IN, ConfigError, load, read, resolve_secret
 
 SMALLEST = "version: 1\ngateway:\n  open: true\n"
 
@@ -237,3 +237,15 @@ def test_a_reference_that_leads_nowhere_is_an_error(reference):
     with pytest.raises(ConfigError) as caught:
         resolve_secret(reference, {"EMPTY": ""})
     assert "s3cret" not in str(caught.value)
+
+
+def test_what_flags_hide_is_still_known():
+    text = "version: 1\ngateway: {open: true, listen: '127.0.0.1:1'}\n"
+    flags = {"gateway.listen": "127.0.0.1:2"}
+    loaded = read(text, None, {"HEADGATE_GATEWAY__DRAIN_S": "9"}, flags)
+    assert loaded.config.gateway.listen == "127.0.0.1:2"
+    assert loaded.written.gateway.listen == "127.0.0.1:1"
+    assert loaded.written.gateway.drain_s == 9
+    only_with_flags = text.replace("127.0.0.1:1", "10.0.0.1:1")
+    loaded = read(only_with_flags, None, {}, flags)
+    assert loaded.written == loaded.config

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 
 from headgate.adapters import settings
 from headgate.adapters.config import Config
+from headgate.cli import __main__ as entry
 from headgate.cli import app
 from headgate.gateway.admission import Keyring
 
@@ -61,7 +63,61 @@ def test_operators_are_told_where_nobody_answers_and_the_rest_is_reloaded(run):
     assert err == "headgate: no gateway answers at 127.0.0.1:1: is it running here?\n"
     code, out, err = run("reload", "--admin", "127.0.0.1:1", "--admin", "127.0.0.1:2")
     assert (code, out) == (1, "")
-    assert [line.partition(": ")[0] for line in err.splitlines()] == ["127.0.0.1:1", "127.0.0.1:2"]
+    assert err.splitlines() == [
+        f"no gateway answers at 127.0.0.1:{port}: is it running here?" for port in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("route", ""), "the question is empty"),
+        (("ask", " "), "the question is empty"),
+        (("ask", "hi", "--timeout", "0"), "--timeout must be above 0 and at most 600 seconds"),
+        (
+            ("ask", "hi", "--root-certificate", "none.pem"),
+            "--root-certificate: none.pem cannot be read: No such file or directory",
+        ),
+    ],
+)
+def test_a_call_that_cannot_be_made_names_what_to_mend(run, arguments, expected):
+    assert run(*arguments) == (1, "", f"headgate: {expected}\n")
+
+
+def test_an_early_ctrl_c_ends_without_a_word(monkeypatch, capsys):
+    class Pressed:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "headgate.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "headgate.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [Pressed(), *sys.meta_path])
+    assert entry.main() == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_config_validate_names_backends_and_bundles_that_are_not_there(run):
+    text = "version: 1\ngateway: {open: true}\npool:\n  small:\n    backend: opnai\n  large: {}\n"
+    Path("headgate.yaml").write_text(text + "policy:\n  bundle: none.bundle\n")
+    code, out, err = run("config", "validate")
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [
+        "headgate.yaml:5: pool.small.backend: no backend 'opnai' is installed; "
+        "there are: builtin, openai, replay",
+        "headgate.yaml:8: policy.bundle: none.bundle cannot be read: No such file or directory",
+    ]
+    Path("headgate.yaml").write_text(text.replace("opnai", "opnai\n    worker: 127.0.0.1:7080"))
+    code, out, err = run("config", "validate")
+    assert (code, out) == (0, "headgate.yaml is valid\n")
+    assert err.startswith("warning: headgate.yaml:5: pool.small.backend: no backend 'opnai' is installed")
+
+
+def test_a_short_pepper_is_warned_about(run):
+    for pepper, warned in (("pep", True), ("0" * 32, False)):
+        code, _, err = run("keys", "new", "--pepper", "env:P", P=pepper)
+        assert code == 0
+        assert ("warning: the pepper has less than 16 bytes" in err) is warned
+        assert pepper not in err.replace("pepper", "")
 
 
 def test_an_admin_port_that_is_any_free_one_has_to_be_given(run):

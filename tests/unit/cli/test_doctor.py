@@ -64,6 +64,16 @@ def test_a_broken_bundle_fails_and_one_that_is_missing_too(tmp_path):
         found = doctor.bundle(str(path), {})
         assert found.verdict == "fail"
         assert str(path) in found.detail
+        assert "does not start" in found.remedy
+
+
+@pytest.mark.parametrize(("worker", "verdict"), [("", "fail"), (", worker: '127.0.0.1:1'", "warn")])
+def test_a_backend_that_nobody_registers_is_named(worker, verdict):
+    text = f"version: 1\ngateway: {{open: true}}\npool: {{small: {{backend: opnai{worker}}}}}\n"
+    found = doctor.backends(settings.read(text, None, {}).config)
+    assert found.verdict == verdict
+    assert found.detail.startswith("pool.small.backend: no backend 'opnai' is installed; there are: builtin,")
+    assert doctor.backends(settings.read(settings.BUILT_IN, None, {}).config).verdict == "ok"
 
 
 def test_a_certificate_for_other_weights_warns():

@@ -28,6 +28,13 @@ def test_health_is_watched_and_nothing_is_retried():
     assert "methodConfig" not in config
 
 
+def test_a_single_call_watches_no_health_and_is_else_the_same():
+    assert Connection().options() == channel.OPTIONS
+    unwatched = dict(Connection(watch_health=False).options())
+    assert json.loads(unwatched.pop("grpc.service_config")) == {"loadBalancingConfig": [{"round_robin": {}}]}
+    assert unwatched == {name: value for name, value in options().items() if name != "grpc.service_config"}
+
+
 @pytest.mark.parametrize("key", ["nodot", ".secret", "id."])
 def test_a_key_has_two_parts_and_is_never_repeated(key):
     with pytest.raises(ValueError, match=r"id\.secret") as caught:

@@ -193,6 +193,8 @@ def test_what_cannot_be_written_never_leaves(client, gateway):
         client.generate("hi", temprature=1)
     with pytest.raises(ValueError, match="role"):
         client.generate([{"role": "robot", "content": "hi"}])
+    with pytest.raises(ValueError, match="a source is one of user, judge, check"):
+        client.record_outcome("r-1", "small", 1.0, source="banana")
     assert gateway.seen == []
 
 

@@ -13,7 +13,13 @@ import pytest
 from headgate.adapters import status_map
 from headgate.adapters.breaker import Breaker
 from headgate.adapters.config import ModelConfig
-from headgate.adapters.status_map import ContextTooLongError, InvalidRequestError, ServiceError, Violation
+from headgate.adapters.status_map import (
+    ContextTooLongError,
+    InvalidRequestError,
+    ModelUnknownError,
+    ServiceError,
+    Violation,
+)
 from headgate.adapters.telemetry import Metrics
 from headgate.gateway import conductor
 from headgate.gateway.admission import Caller
@@ -62,6 +68,19 @@ async def test_each_switch_names_the_model_that_was_left() -> None:
         await one._switch(on_its_way, workers[name])
     switches = [(event.model_switched.from_model, event.model_switched.to_model) for event in told]
     assert switches == [("small", "middle"), ("middle", "large")]
+    await workers.close()
+
+
+async def test_an_unknown_model_is_answered_with_the_names_that_the_tenant_may_use() -> None:
+    workers = _workers()
+    for caller, names in (
+        (Caller("acme"), "small, middle, large"),
+        (Caller("beta", frozenset(["large"])), "large"),
+    ):
+        asked = Journey(Arrival(caller, 0.0, 60.0), types_pb2.Query(model="hugest"), "r")
+        with pytest.raises(ModelUnknownError) as caught:
+            _conductor(workers)._pool(asked)
+        assert str(caught.value) == f"query.model: the pool has no such model; there are: {names}"
     await workers.close()
 
 

@@ -10,13 +10,16 @@ from headgate.worker.backends.base import Backend, NotLoadableError
 GROUP = "headgate.backends"
 
 
+def names() -> list[str]:
+    """Those installed here; none is imported."""
+    return sorted(entry.name for entry in entry_points(group=GROUP))
+
+
 def find(name: str) -> type[Backend]:
     """The class of a backend, imported now. Raises NotLoadableError: unknown name, or a missing extra."""
     registered = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in registered:
-        raise NotLoadableError(
-            f"there is no backend {name!r}; installed: {', '.join(sorted(registered)) or 'none'}"
-        )
+        raise NotLoadableError(f"there is no backend {name!r}; installed: {', '.join(names()) or 'none'}")
     try:
         return cast(type[Backend], registered[name].load())
     except ModuleNotFoundError as missing:
