@@ -59,11 +59,11 @@ results: $(VENV)/test.stamp ## Measure the shipped pair and bundle, and write do
 	$(BIN)/python -m tests.bench.results
 
 chaos: $(VENV)/test.stamp ## Try every promise in its long form (about 20 minutes), and write docs/reference/reliability.md
-	$(BIN)/python -m pytest --long $(LONG) tests/faults --ignore tests/faults/test_soak.py --ignore tests/faults/test_mutants.py; \
+	$(BIN)/python -m pytest --long -o faulthandler_timeout=0 $(LONG) tests/faults --ignore tests/faults/test_soak.py --ignore tests/faults/test_mutants.py; \
 	  status=$$?; $(BIN)/python -m tests.faults.page && exit $$status
 
 soak: $(VENV)/test.stamp ## Ten minutes of clients that leave and come back, and the same page
-	$(BIN)/python -m pytest --long $(LONG) tests/faults/test_soak.py; status=$$?; $(BIN)/python -m tests.faults.page && exit $$status
+	$(BIN)/python -m pytest --long -o faulthandler_timeout=0 $(LONG) tests/faults/test_soak.py; status=$$?; $(BIN)/python -m tests.faults.page && exit $$status
 
 bench: $(VENV)/test.stamp ## Measure the gateway beside a bare gRPC chain, and write docs/reference/bench.md; needs h2load
 	$(BIN)/python -m tests.bench.gateway

@@ -44,6 +44,9 @@ _OURS: Final[Mapping[str, Any]] = {
     "decode_responses": False,
 }
 
+FAILURES: Final = (TimeoutError, RedisError, OSError, RuntimeError)
+"""How a command can fail. RuntimeError is uvloop's word for a connection that was closed just now."""
+
 T = TypeVar("T")
 
 
@@ -92,7 +95,7 @@ class Guard:
     def _result(self, task: asyncio.Future[T]) -> T:
         try:
             result = task.result()
-        except (TimeoutError, RedisError, OSError) as error:
+        except FAILURES as error:
             self.breaker.failed()
             raise SideRoomError(type(error).__name__) from None
         self.breaker.succeeded()

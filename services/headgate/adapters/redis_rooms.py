@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from headgate.adapters.breaker import Breaker
 from headgate.adapters.ports import SideRoomError
-from headgate.adapters.redis_client import Guard, connect
+from headgate.adapters.redis_client import FAILURES, Guard, connect
 
 READ_CAP_S: Final = 0.025
 """A caller waits for it, and a cache that takes longer saves little."""
@@ -95,7 +94,7 @@ class Rooms:
         for _ in range(POLICY_TRIES):
             try:
                 told = await self._client.info("memory")
-            except (TimeoutError, RedisError, OSError) as error:
+            except FAILURES as error:
                 failure = type(error).__name__
             else:
                 return str(told.get("maxmemory_policy", ""))

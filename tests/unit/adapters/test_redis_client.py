@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from redis.exceptions import RedisError
 
 from headgate.adapters import redis_client
 from headgate.adapters.breaker import Breaker
@@ -190,3 +191,16 @@ async def test_a_caller_waits_no_longer_than_the_cap() -> None:
         async with asyncio.timeout(5):
             await guard.run(asyncio.Event().wait, 0.025)
     assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("error", [TimeoutError, ConnectionResetError, RedisError, RuntimeError])
+async def test_whatever_a_command_fails_with_is_a_side_room_error(error: type[Exception]) -> None:
+    """uvloop says RuntimeError when a connection is written to that the server has just closed."""
+
+    async def command() -> None:
+        raise error("the handler is closed")
+
+    guard = Guard(Breaker(failures=1))
+    with pytest.raises(SideRoomError, match=error.__name__):
+        await guard.run(command, 1)
+    assert guard.breaker.open
