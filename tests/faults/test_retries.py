@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.faults.chain import ACME, Chain, chain
 from tests.faults.figures import Form
-from tests.faults.upstream import Script, Upstream
+from tests.faults.upstream import Call, Script, Upstream
 from tests.integration.gateway_rig import generate, stub
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 MOST = 1.10
 BURST = 2 * 25
 """Second calls that the retry budgets of two models allow before they are earned."""
-AT_ONCE = 4
+AT_ONCE = 3
+"""Fewer than the failures in a row that open a breaker."""
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -35,12 +36,33 @@ async def running(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) 
 async def test_a_failing_upstream_is_not_asked_much_more_often(
     running: Chain, upstream: Upstream, form: Form, failing: float
 ) -> None:
-    draw, n = random.Random(form.seed), form.count(400, 3_000)
+    draw = random.Random(form.seed)
     upstream.choose = lambda _call: Script(status=503) if draw.random() < failing else Script()
-    names = {uuid.uuid4().hex for _ in range(n)}
+    await held(f"15: the upstream fails {failing:.0%} of its calls", running, upstream, form)
+
+
+async def test_not_every_failure_is_worth_a_second_call(
+    running: Chain, upstream: Upstream, form: Form
+) -> None:
+    """Each request's first call fails and its second would not, so that no breaker opens."""
+    asked: set[str] = set()
+
+    def choose(call: Call) -> Script:
+        first = call.key not in asked
+        asked.add(call.key)
+        return Script(status=503) if first else Script()
+
+    upstream.choose = choose
+    await held("15: the upstream fails each first call", running, upstream, form)
+
+
+async def held(promise: str, running: Chain, upstream: Upstream, form: Form) -> None:
+    """Asks many times, and counts what reached the upstream."""
+    n = form.count(400, 3_000)
+    names = [uuid.uuid4().hex for _ in range(n)]
     try:
         async with running.channel() as channel:
-            waiting, answered = list(names), 0
+            waiting = list(names)
 
             async def client() -> int:
                 answers = 0
@@ -51,9 +73,10 @@ async def test_a_failing_upstream_is_not_asked_much_more_often(
             answered = sum(await asyncio.gather(*(client() for _ in range(AT_ONCE))))
     finally:
         upstream.choose = None
-    calls = sum(call.key in names for call in upstream.ledger)
+    mine = set(names)
+    calls = sum(call.key in mine for call in upstream.ledger)
     form.note(
-        f"15: the upstream fails {failing:.0%} of its calls",
+        promise,
         target=f"calls ≤ {MOST:.2f} a request, and a burst of {BURST}",
         measured=f"{calls / n:.3f} calls a request; {answered / n:.1%} answered",
         n=n,
