@@ -61,7 +61,7 @@ def test_a_measurement_finds_the_large_model_dearer(seed: int) -> None:
 
 
 def test_at_the_shipped_prices_small_is_five_times_cheaper(seed: int) -> None:
-    """They follow from CPU time on a quiet core; a test that shares its cores cannot measure it again."""
+    """The prices of the model card. That the CPU time is so on every machine it does not show: see README."""
     manifest = json.loads((resources.files(builtin) / "weights/manifest.json").read_text())
     questions = [sheet.question for sheet in batch(seed, 300)]
     cost = {
