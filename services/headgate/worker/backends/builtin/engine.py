@@ -108,7 +108,10 @@ class _Frame:
 
 
 class _Lanes:
-    """Sequences decoded together: their caches, which a session reads and writes in place, and a frame."""
+    """Sequences decoded together: their caches, which a session reads and writes in place, and a frame.
+
+    Beside the weights of a small model, each microsecond of a step shows: views and bindings are made once.
+    """
 
     def __init__(self, session: onnxruntime.InferenceSession, cache_shapes: CacheShapes, count: int) -> None:
         self.session = session
@@ -116,10 +119,16 @@ class _Lanes:
         self.last = np.zeros(count, np.int32)
         self.total = np.zeros(1, np.int32)
         self.frame = _Frame(count, 1)
-        self.binding = session.io_binding()
-        _bind(self.binding.bind_input, last=self.last, total=self.total, **self.caches)
-        _bind(self.binding.bind_output, **{f"{name}.out": array for name, array in self.caches.items()})
-        self.frame.attach(self.binding)
+        rows = self.frame.windows[:, 0]
+        self._newest, self._newer, self._older = rows[:, 0], rows[:, :-1], rows[:, 1:]
+        self._prompts, self._steps = self._binding(), self._binding()
+        self.frame.attach(self._steps)
+
+    def _binding(self) -> onnxruntime.IOBinding:
+        binding = self.session.io_binding()
+        _bind(binding.bind_input, last=self.last, total=self.total, **self.caches)
+        _bind(binding.bind_output, **{f"{name}.out": array for name, array in self.caches.items()})
+        return binding
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
         """Reads whole prompts; the frame then holds what follows each prompt's last byte."""
@@ -131,19 +140,17 @@ class _Lanes:
         self.total[0] = longest
         whole = _Frame(len(prompts), longest)
         whole.windows[:] = windows(ids)
-        whole.attach(self.binding)
-        self.session.run_with_iobinding(self.binding)
+        whole.attach(self._prompts)
+        self.session.run_with_iobinding(self._prompts)
         self.frame.take(np.arange(len(prompts)), self.last, whole)
-        self.frame.attach(self.binding)
 
     def step(self, tokens: int | Array) -> None:
         """Appends one byte to each sequence."""
-        rows = self.frame.windows
-        rows[:, :, 1:] = rows[:, :, :-1]
-        rows[:, 0, 0] = tokens
-        self.last += 1
-        self.total[0] = self.last.max() + 1
-        self.session.run_with_iobinding(self.binding)
+        self._older[...] = self._newer
+        self._newest[...] = tokens
+        np.add(self.last, 1, self.last)
+        self.total[0] += 1
+        self.session.run_with_iobinding(self._steps)
 
     def narrowed(self, keep: Array) -> _Lanes:
         """The sequences at the indices `keep`, in buffers of their own."""
@@ -153,6 +160,7 @@ class _Lanes:
         for name, array in self.caches.items():
             lanes.caches[name][:, :, :filled] = array[keep, :, :filled]
         lanes.last[:] = self.last[keep]
+        lanes.total[0] = lanes.last.max() + 1
         lanes.frame.take(keep, np.zeros_like(keep), self.frame)
         return lanes
 
