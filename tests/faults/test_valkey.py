@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ class Rig:
     stack: Stack
     proxy: FaultProxy
     router: router_pb2_grpc.RouterServiceStub
+    metrics: str
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -41,10 +43,10 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     with stack(tmp_path_factory) as running:
         async with FaultProxy(running.valkey.url.partition("://")[2]) as proxy:
             gateway = running.start_gateway("behind", "--redis-url", f"redis://{proxy.address}")
-            address = (await asyncio.to_thread(gateway.addresses))["listen"]
+            addresses = await asyncio.to_thread(gateway.addresses)
             try:
-                async with grpc.aio.insecure_channel(address) as channel:
-                    yield Rig(running, proxy, stub(channel))
+                async with grpc.aio.insecure_channel(addresses["listen"]) as channel:
+                    yield Rig(running, proxy, stub(channel), f"http://{addresses['metrics']}/metrics")
             finally:
                 await asyncio.to_thread(gateway.stop)
 
@@ -99,10 +101,12 @@ async def test_a_sick_valkey_costs_no_answer_and_is_said(rig: Rig, form: Form, f
         sick = asyncio.ensure_future(load(rig, rate, seconds, form.seed + 1))
         await until(lambda: cache_is(rig, types_pb2.CACHE_STATUS_UNAVAILABLE), 30)
         degraded_s = monotonic() - began
+        await until(lambda: breaker_gauge_is(rig, 1), 10)
         samples = await sick
     healed = monotonic()
     await until(lambda: cache_is(rig, types_pb2.CACHE_STATUS_HIT), 30)
     clean_s = monotonic() - healed
+    await until(lambda: breaker_gauge_is(rig, 0), 10)
     failures = [sample.result for sample in (*healthy, *samples) if sample.result]
     added_s = p99(samples) - p99(healthy)
     form.note(
@@ -140,6 +144,12 @@ async def cache_is(rig: Rig, status: types_pb2.CacheStatus.ValueType) -> bool:
     sick = status == types_pb2.CACHE_STATUS_UNAVAILABLE
     assert not sick or decision.cache_status != status or types_pb2.DEGRADATION_CACHE in decision.degraded
     return decision.cache_status == status
+
+
+async def breaker_gauge_is(rig: Rig, value: int) -> bool:
+    """Whether the gateway's metrics say so of its breaker before Redis."""
+    with await asyncio.to_thread(urllib.request.urlopen, rig.metrics) as reply:
+        return f"headgate_redis_breaker_open {float(value)}\n" in reply.read().decode()
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:
