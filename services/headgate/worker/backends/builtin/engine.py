@@ -21,6 +21,7 @@ from headgate.worker.backends.builtin.tokens import CONTEXT, END, VOCABULARY, WI
 
 MODELS = ("small", "large")
 ALTERNATIVES = 8
+_ONE = np.ones(1, np.int32)
 
 FinishReason = Literal["stop", "length"]
 Array = NDArray[Any]
@@ -148,7 +149,7 @@ class _Lanes:
         """Appends one byte to each sequence."""
         self._older[...] = self._newer
         self._newest[...] = tokens
-        np.add(self.last, 1, self.last)
+        np.add(self.last, _ONE, self.last)
         self.total[0] += 1
         self.session.run_with_iobinding(self._steps)
 
