@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
+from urllib.request import urlopen
 
 import grpc.aio
 import pytest
@@ -148,8 +148,8 @@ async def cache_is(rig: Rig, status: types_pb2.CacheStatus.ValueType) -> bool:
 
 async def breaker_gauge_is(rig: Rig, value: int) -> bool:
     """Whether the gateway's metrics say so of its breaker before Redis."""
-    with await asyncio.to_thread(urllib.request.urlopen, rig.metrics) as reply:
-        return f"headgate_redis_breaker_open {float(value)}\n" in reply.read().decode()
+    with await asyncio.to_thread(urlopen, rig.metrics, timeout=10) as page:
+        return f"headgate_redis_breaker_open {float(value)}\n" in page.read().decode()
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:

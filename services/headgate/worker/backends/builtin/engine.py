@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,6 @@ from headgate.worker.backends.builtin.tokens import CONTEXT, END, VOCABULARY, WI
 
 MODELS = ("small", "large")
 ALTERNATIVES = 8
-_ONE = np.ones(1, np.int32)
 
 FinishReason = Literal["stop", "length"]
 Array = NDArray[Any]
@@ -122,8 +122,12 @@ class _Lanes:
         self.frame = _Frame(count, 1)
         rows = self.frame.windows[:, 0]
         self._newest, self._newer, self._older = rows[:, 0], rows[:, :-1], rows[:, 1:]
-        self._prompts, self._steps = self._binding(), self._binding()
+        self._steps = self._binding()
         self.frame.attach(self._steps)
+
+    @cached_property
+    def _prompts(self) -> onnxruntime.IOBinding:
+        return self._binding()
 
     def _binding(self) -> onnxruntime.IOBinding:
         binding = self.session.io_binding()
@@ -149,7 +153,7 @@ class _Lanes:
         """Appends one byte to each sequence."""
         self._older[...] = self._newer
         self._newest[...] = tokens
-        np.add(self.last, _ONE, self.last)
+        self.last += 1
         self.total[0] += 1
         self.session.run_with_iobinding(self._steps)
 

@@ -23,8 +23,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that name folders in which both models have had one pool of training."""
     runs, weights = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("weights")
     options = ["--runs", str(runs), "--weights", str(weights)]
+    before = signal.getsignal(signal.SIGINT)
     for name in MODELS:
         assert main([*options, "train", name, "--steps", "24"]) == 0
+        assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C no longer stops what follows a training"
     assert main([*options, "export"]) == 0
     return options
 

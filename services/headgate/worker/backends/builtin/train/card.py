@@ -55,8 +55,8 @@ share of its training, and a level opens once the one below it is getting somewh
 
 {training}
 
-`make models` trains both again: seeded, resumable, on a CPU or a GPU. A rebuild was not
-measured: expect figures near these, not these bytes.
+`make models` trains both again: seeded, resumable, on a CPU or a GPU. These figures are those of the
+shipped files; another training has its own.
 
 ## Limits
 
@@ -148,7 +148,7 @@ def _trained(name: str, entry: Mapping[str, Any]) -> str:
     return (
         f"- `{name}`: seed {recipe['seed']}, {recipe['batch']} worksheets a step, "
         f"{'; then '.join(map(_stage, recipe['stages']))}. "
-        f"{entry['training_seconds'] / 60:.0f} minutes of wall time on one core that was shared. "
+        f"{entry['training_seconds'] / 60:.0f} minutes of wall time. "
         f"{entry.get('note', '')}"
     ).rstrip()
 
