@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
-from urllib.request import urlopen
 
 import grpc.aio
 import pytest
@@ -19,7 +18,7 @@ from headgate.v1 import router_pb2_grpc, types_pb2
 from tests.faults.figures import Form
 from tests.faults.load import Sample, arrivals, open_loop, percentile
 from tests.faults.proxy import NO_FAULT, Fault, FaultProxy
-from tests.integration.gateway_rig import Stack, generate, key, stack, stub
+from tests.integration.gateway_rig import Stack, generate, key, metrics, stack, stub
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -46,7 +45,7 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
             addresses = await asyncio.to_thread(gateway.addresses)
             try:
                 async with grpc.aio.insecure_channel(addresses["listen"]) as channel:
-                    yield Rig(running, proxy, stub(channel), f"http://{addresses['metrics']}/metrics")
+                    yield Rig(running, proxy, stub(channel), addresses["metrics"])
             finally:
                 await asyncio.to_thread(gateway.stop)
 
@@ -148,8 +147,7 @@ async def cache_is(rig: Rig, status: types_pb2.CacheStatus.ValueType) -> bool:
 
 async def breaker_gauge_is(rig: Rig, value: int) -> bool:
     """Whether the gateway's metrics say so of its breaker before Redis."""
-    with await asyncio.to_thread(urlopen, rig.metrics, timeout=10) as page:
-        return f"headgate_redis_breaker_open {float(value)}\n" in page.read().decode()
+    return (await asyncio.to_thread(metrics, rig.metrics))["headgate_redis_breaker_open"] == value
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.request import urlopen
 
 import grpc
 import grpc.aio
@@ -294,6 +295,14 @@ def stub(channel: grpc.aio.Channel) -> router_pb2_grpc.RouterServiceStub:
 def text_of(answer: router_pb2.GenerateResponse) -> str:
     """The answer's text."""
     return "".join(part.text for part in answer.message.parts)
+
+
+def metrics(address: str) -> dict[str, float]:
+    """Every sample on a process's metrics page, by its name with its labels."""
+    with urlopen(f"http://{address}/metrics", timeout=30) as page:
+        lines = page.read().decode().splitlines()
+    samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}
 
 
 async def refusal(call: Any) -> grpc.aio.AioRpcError:

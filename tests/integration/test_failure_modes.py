@@ -10,7 +10,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import grpc.aio
 import psutil
@@ -26,6 +25,7 @@ from tests.integration.gateway_rig import (
     eventually,
     generate,
     key,
+    metrics,
     query,
     refusal,
     stack,
@@ -152,14 +152,9 @@ def _blocks(pid: int) -> None:
 
 
 def _lags_above(address: str, bucket: str) -> float:
-    with urlopen(f"http://{address}/metrics", timeout=10) as page:
-        found = {
-            line.partition(" ")[0]: float(line.rpartition(" ")[2])
-            for line in page.read().decode().splitlines()
-            if line.startswith("headgate_loop_lag_seconds")
-        }
-    total = found["headgate_loop_lag_seconds_count"]
-    return total - found[f'headgate_loop_lag_seconds_bucket{{le="{bucket}"}}']
+    found = metrics(address)
+    within = found[f'headgate_loop_lag_seconds_bucket{{le="{bucket}"}}']
+    return found["headgate_loop_lag_seconds_count"] - within
 
 
 async def test_a_gateway_whose_loop_is_blocked_says_so(running: Stack) -> None:

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import AsyncIterable, Iterator
 from importlib import resources
 from pathlib import Path
-from urllib.request import urlopen
 
 import grpc
 import grpc.aio
@@ -31,6 +30,7 @@ from tests.integration.gateway_rig import (
     eventually,
     generate,
     key,
+    metrics,
     query,
     refusal,
     stack,
@@ -465,9 +465,9 @@ def _gateway_with_short_streams(running: Stack) -> Process:
     """A gateway process whose default deadline of streams is two seconds."""
     program = """
 import os, sys
-from headgate.gateway import __main__, servicer
+from headgate.gateway import process, servicer
 servicer.STREAM_S = 2.0
-sys.exit(__main__.main(sys.argv[1:], os.environ))
+sys.exit(process.main(sys.argv[1:], os.environ))
 """
     return running.start_gateway("short", program=("-c", program))
 
@@ -480,9 +480,7 @@ def _recorded(running: Stack, request_id: str) -> bytes:
 
 
 def _inside(address: str) -> float:
-    with urlopen(f"http://{address}/metrics", timeout=10) as page:
-        lines = page.read().decode().splitlines()
-    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith("headgate_inside "))
+    return metrics(address)["headgate_inside"]
 
 
 async def test_a_process_that_cannot_serve_yet_takes_no_connection_of_a_shared_port(

@@ -7,13 +7,12 @@ import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from statistics import median
-from urllib.request import urlopen
 
 import grpc
 import pytest
 
 from headgate.v1 import admin_pb2, router_pb2, router_pb2_grpc, types_pb2
-from tests.integration.gateway_rig import Stack, eventually, generate, key, refusal, stack, stub
+from tests.integration.gateway_rig import Stack, eventually, generate, key, metrics, refusal, stack, stub
 
 ACME = key("acme")
 Stub = router_pb2_grpc.RouterServiceStub
@@ -39,10 +38,8 @@ async def degraded(running: Stack) -> set[int]:
         return set((await running.admin(channel).GetStatus(admin_pb2.GetStatusRequest())).degraded)
 
 
-def metric(running: Stack, name: str) -> float:
-    with urlopen(f"http://{running.addresses['metrics']}/metrics", timeout=10) as page:
-        lines = page.read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+def breaker_open(running: Stack) -> float:
+    return metrics(running.addresses["metrics"])["headgate_redis_breaker_open"]
 
 
 async def kept(router: Stub, request: router_pb2.GenerateRequest) -> None:
@@ -71,12 +68,12 @@ async def test_a_dead_redis_costs_nobody_an_answer(running: Stack, router: Stub)
         assert types_pb2.DEGRADATION_CACHE in await degraded(running)
         error = await refusal(router.RecordOutcome(OUTCOME, metadata=ACME))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert metric(running, "headgate_redis_breaker_open") == 1
+        assert breaker_open(running) == 1
     finally:
         running.valkey.start()
     await settled(router)
     await router.RecordOutcome(OUTCOME, metadata=ACME)
-    assert metric(running, "headgate_redis_breaker_open") == 0
+    assert breaker_open(running) == 0
 
 
 async def test_a_frozen_redis_slows_nobody_much(running: Stack, router: Stub) -> None:

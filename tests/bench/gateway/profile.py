@@ -30,12 +30,12 @@ AREAS: Final = (
     ("metrics", r"prometheus_client"),
     ("door: keys and decoding", r"gateway/admission\.py|adapters/decoding\.py"),
     ("call of the worker (gRPC's Python side)", r"grpc/aio"),
-    ("conductor, servicer, conversion", r"gateway/(?!__main__)"),
-    ("event loop and gRPC's core", r"gateway/__main__\.py"),
+    ("conductor, servicer, conversion", r"gateway/(?!process)"),
+    ("event loop and gRPC's core", r"gateway/process\.py"),
 )  # fmt: skip
 """The innermost frame that any of them knows has the sample."""
 LEAST_SHARE: Final = 0.02
-_MAIN: Final = "gateway/__main__.py"
+_MAIN: Final = "gateway/process.py"
 _ENTRY: Final = "headgate.gateway.__main__"
 _OWN: Final = sys.stdlib_module_names
 

@@ -88,7 +88,7 @@ def test_the_data_has_every_figure() -> None:
 
 
 def test_a_sample_belongs_to_the_innermost_known_frame() -> None:
-    loop = "main (gateway/__main__.py:33);run (uvloop/__init__.py:92)"
+    loop = "main (gateway/process.py:33);run (uvloop/__init__.py:92)"
     lines = [
         f"{loop} 5",
         f"{loop};decide (decide.py:70);extract (features.py:99);_sum (numpy/core.py:1) 3",

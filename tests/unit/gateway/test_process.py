@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.gateway.__main__ import main
+from headgate.gateway.process import main
 
 CANARY = "s3c-canary"
 OPEN = "version: 1\ngateway: {open: true}\npool: {small: {worker: '127.0.0.1:1'}}\n"

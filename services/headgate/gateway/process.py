@@ -1,0 +1,140 @@
+"""The gateway as a process: from flags and settings to a drain after SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from headgate.adapters import diagnosis, logs, settings
+from headgate.adapters.config import Config, is_loopback
+from headgate.adapters.redis_client import is_url
+from headgate.adapters.settings import ConfigError
+from headgate.adapters.telemetry import PortInUseError
+from headgate.gateway.server import Gateway, PortTakenError, Sources
+from headgate.router.errors import BundleError
+
+_LOG = structlog.get_logger("headgate.gateway")
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Runs the gateway; 0 after a drain, 1 when it cannot start, with one sentence on stderr."""
+    flags = _parser().parse_args(arguments)
+    try:
+        sources = _sources(flags, environ)
+        logs.setup(sources.loaded.config.log_level)
+        _run(_serve(sources, flags, environ))
+    except (ConfigError, PortTakenError, PortInUseError, BundleError) as error:
+        print(f"headgate gateway: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m headgate.gateway", description="Serves `RouterService` until SIGTERM."
+    )
+    parser.add_argument("--config", type=Path, help="the config file")
+    for name in ("listen", "admin-listen", "metrics-listen"):
+        parser.add_argument(f"--{name}", metavar="HOST:PORT", help="port 0 is any free one")
+    parser.add_argument("--redis-url", metavar="URL", help="where cache and ledger live")
+    parser.add_argument(
+        "--worker",
+        action="append",
+        default=[],
+        metavar="NAME=HOST:PORT",
+        help="where a model's worker listens",
+    )
+    parser.add_argument("--ready-file", type=Path, help="gets the addresses as JSON when serving")
+    parser.add_argument(
+        "--reuse-port", action="store_true", help="share the port with other gateway processes"
+    )
+    return parser
+
+
+def _sources(flags: argparse.Namespace, environ: Mapping[str, str]) -> Sources:
+    """The settings with flags over environment over file, secrets resolved. Raises ConfigError."""
+    names = {"gateway.listen": flags.listen, "gateway.admin_listen": flags.admin_listen,
+             "gateway.metrics_listen": flags.metrics_listen, "redis.url": flags.redis_url}  # fmt: skip
+    overrides = {key: value for key, value in names.items() if value is not None}
+    loaded = settings.load(flags.config, environ, overrides)
+    config = loaded.config
+    if not is_loopback(config.gateway.admin_listen):
+        raise ConfigError("gateway.admin_listen: must be on loopback, because AdminService asks for no key")
+    pepper = settings.resolve_secret(config.gateway.pepper, environ) if config.gateway.pepper else ""
+    workers = _addresses(config, flags.worker)
+    return Sources(loaded, pepper.encode(), _redis_url(config, environ), workers, flags.reuse_port)
+
+
+def _addresses(config: Config, given: Sequence[str]) -> dict[str, str]:
+    flagged = dict(entry.split("=", 1) for entry in given if "=" in entry)
+    for name in flagged:
+        if name not in config.pool:
+            raise ConfigError(f"--worker {name}: the pool has no such model")
+    addresses = {name: flagged.get(name) or model.worker for name, model in config.pool.items()}
+    for name, address in addresses.items():
+        if address is None:
+            raise ConfigError(f"pool.{name}.worker: say where it listens, or let `headgate up` start it")
+    return {name: address for name, address in addresses.items() if address is not None}
+
+
+def _redis_url(config: Config, environ: Mapping[str, str]) -> str | None:
+    """The URL, resolved and tried: redis-py's own errors quote it, password included."""
+    url, what = config.redis.url, "this"
+    if url is not None and url.startswith(("env:", "file:")):
+        url, what = settings.resolve_secret(url, environ), "the secret it refers to"
+    if url is not None and not is_url(url):
+        raise ConfigError(
+            f"redis.url: {what} is no redis://, rediss:// or unix:// URL; "
+            "write special characters of a password percent-encoded"
+        )
+    return url
+
+
+def _run(serving: Coroutine[None, None, None]) -> None:
+    """On uvloop where it is installed: it saves a tenth of the CPU of a call."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        asyncio.run(serving)
+    else:
+        uvloop.run(serving)
+
+
+async def _serve(sources: Sources, flags: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    diagnosis.show_tasks_on_signal()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    gateway = Gateway(sources, lambda: _sources(flags, environ))
+    try:
+        addresses = await gateway.start()
+    except BaseException:
+        await gateway.close()
+        raise
+    # What is here now lives as long as the process: the collector need not look at it with every request.
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    _LOG.info("serving", **addresses, open=sources.loaded.config.gateway.open)
+    if flags.ready_file is not None:
+        _announce(flags.ready_file, addresses)
+    await stop.wait()
+    _LOG.info("draining")
+    await gateway.drain()
+    _LOG.info("stopped")
+
+
+def _announce(ready_file: Path, addresses: Mapping[str, str]) -> None:
+    """Writes the ready file in one step, so that nobody reads half of it."""
+    draft = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
+    draft.write_text(json.dumps(addresses) + "\n", encoding="utf-8")
+    draft.replace(ready_file)
