@@ -16,6 +16,7 @@ from tests.integration.gateway_rig import (
     Stack,
     details,
     eventually,
+    fields,
     generate,
     key,
     query,
@@ -152,6 +153,15 @@ async def _to_the_end(
     except grpc.aio.AioRpcError as error:
         return events, error
     raise AssertionError("the stream ended well")
+
+
+async def test_a_conversation_that_no_context_holds_names_its_field(router: Stub) -> None:
+    """The scripted models have a context of 100,000 tokens."""
+    parts = [types_pb2.Part(text="word " * 50_000) for _ in range(3)]
+    long = types_pb2.Query(messages=[types_pb2.Message(role=types_pb2.ROLE_USER, parts=parts)])
+    error = await refusal(router.Generate(router_pb2.GenerateRequest(query=long), metadata=ACME))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (status_map.reason_of(details(error)), fields(error)) == ("CONTEXT_TOO_LONG", ["query.messages"])
 
 
 async def test_after_the_first_text_nothing_is_tried_again(running: Stack, router: Stub) -> None:

@@ -1,7 +1,7 @@
 """The bundle: one checksummed artifact with everything a decision needs, bytes in and bytes out.
 
-    magic line · SHA-256 of the rest (32 bytes) · length of the manifest (8 bytes, big-endian) · manifest ·
-    parts
+    magic line · SHA-256 of the rest (32 bytes) · length of the manifest (8 bytes, big-endian)
+    · manifest · parts
 
 The manifest is canonical JSON: schema versions, models with calibrators and costs, policy, certificates,
 where each part lies. Parts: the ONNX graph, the familiarity bits, and golden vectors, feature arrays

@@ -4,9 +4,8 @@
     2. Only models that may answer are eligible; a single one needs no policy.
     3. The bundle estimates for each model how likely its answer is good, how sure that is, and what it costs.
     4. The objective names a certificate and its λ; the query must lie inside what was calibrated.
-    5. The policy takes the model of highest value. Where it may not have it, the reference answers instead,
-    which
-       never adds regret.
+    5. The policy takes the model of highest value. Where it may not have it, the reference answers
+       instead, which never adds regret.
 
 Whenever a step cannot be taken, the reference model answers, the decision says why and no certificate
 covers it.
@@ -21,8 +20,11 @@ from functools import cached_property
 from headgate.router import features, policy
 from headgate.router.bundle import Bundle, Estimate
 from headgate.router.cost import estimate_tokens, expected_cost
-from headgate.router.errors import EstimateError, PoolError
+from headgate.router.errors import ContextError, EstimateError, PoolError
 from headgate.router.types import Certificate, Decision, Model, ModelEstimate, Pool, Price, Query, Reason
+
+_NOT_ALLOWED = "not allowed for this tenant"
+_TOO_LONG = "longer than the model's context"
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,15 @@ class _Case:
 def decide(bundle: Bundle | None, query: Query, pool: Pool, *, now: float) -> Decision:
     """Which model of the pool answers `query`, and why; `now` in POSIX seconds.
 
-    PoolError if the pinned model is unknown or no model is eligible; ObjectiveError if certificates are
-    valid but none meets the risk target.
+    PoolError if the pinned model is unknown or no model is eligible, ContextError if only for the prompt's
+    length; ObjectiveError if certificates are valid but none meets the risk target.
     """
     excluded = exclusions(query, pool, bundle)
     case = _Case(query, pool, excluded, bundle)
     if query.pinned:
         return _pinned(case)
     if not case.eligible:
-        raise PoolError(
-            "no model of the pool may answer this query: " + "; ".join(sorted(set(case.excluded.values())))
-        )
+        raise _nobody(case)
     if bundle is None:
         return _only(case) or _safe(case, Reason.NO_CERTIFICATE, "no bundle is loaded")
     try:
@@ -116,7 +116,7 @@ def _instead(case: _Case, wanted: str, lam: float, certificate: Certificate) -> 
     """The policy's choice may not answer: the reference does, which has no regret."""
     why = f"the policy's choice {wanted} may not answer"
     reference = case.pool.reference
-    if reference in case.excluded:
+    if reference not in case.eligible:
         return _safe(case, Reason.OUTSIDE_CALIBRATION, why)
     return _decision(case, reference, Reason.POLICY, f"{why}, so {reference} does", lam, certificate)
 
@@ -128,8 +128,17 @@ def _pinned(case: _Case) -> Decision:
             f"the pool has no model {name!r}; pin one of {', '.join(m.name for m in case.pool.models)}"
         )
     if name in case.excluded:
-        raise PoolError(f"the pinned model {name!r} may not answer this query: {case.excluded[name]}")
+        why = case.excluded[name]
+        kind = ContextError if why == _TOO_LONG else PoolError
+        raise kind(f"the pinned model {name!r} may not answer this query: {why}")
     return _decision(case, name, Reason.PINNED, f"the caller pinned {name}")
+
+
+def _nobody(case: _Case) -> PoolError:
+    """Why no model is eligible. A shorter query helps wherever the length is what bars an allowed model."""
+    reasons = sorted(set(case.excluded.values()))
+    kind = ContextError if _TOO_LONG in reasons else PoolError
+    return kind("no model of the pool may answer this query: " + "; ".join(reasons))
 
 
 def _only(case: _Case) -> Decision | None:
@@ -147,22 +156,33 @@ def _safe(case: _Case, reason: Reason, why: str) -> Decision:
 
 
 def exclusions(query: Query, pool: Pool, bundle: Bundle | None) -> dict[str, str]:
-    """Models that may not answer, each with the reason."""
-    excluded = {}
-    for model in pool.models:
-        if query.allowed is not None and model.name not in query.allowed:
-            excluded[model.name] = "not allowed for this tenant"
-        elif 0 < model.context_tokens < _needed_tokens(query, model, bundle):
-            excluded[model.name] = "longer than the model's context"
-    return excluded
+    """Models that may not answer, each with the reason.
+
+    An allowed model needs room for the prompt and for `max_tokens`. Where none has as much, and for a pinned
+    one, room for the prompt is enough: an answer that fills the context ends there.
+    """
+    barred = {
+        model.name: _NOT_ALLOWED
+        for model in pool.models
+        if query.allowed is not None and model.name not in query.allowed
+    }
+    room = {
+        model.name: model.context_tokens - _own_prompt_tokens(query, model, bundle)
+        for model in pool.models
+        if model.context_tokens and model.name not in barred
+    }
+    full = [name for name, left in room.items() if left < max(1, query.max_tokens)]
+    if query.pinned or len(barred) + len(full) == len(pool.models):
+        full = [name for name, left in room.items() if left < 1]
+    return {**barred, **dict.fromkeys(full, _TOO_LONG)}
 
 
-def _needed_tokens(query: Query, model: Model, bundle: Bundle | None) -> float:
-    """Tokens of prompt and answer, in the model's own count where the bundle knows it."""
+def _own_prompt_tokens(query: Query, model: Model, bundle: Bundle | None) -> float:
+    """Of the prompt, in the model's own count where the bundle knows it."""
     prompt = _prompt_tokens(query)
     if bundle is None or model.name not in bundle.position:
-        return prompt + query.max_tokens
-    return bundle.costs.models[bundle.position[model.name]].prompt_tokens(prompt) + query.max_tokens
+        return prompt
+    return bundle.costs.models[bundle.position[model.name]].prompt_tokens(prompt)
 
 
 def _estimate(bundle: Bundle, query: Query) -> Estimate:

@@ -3,9 +3,9 @@
 RouterError
 ├── BundleError        the artifact is broken, of another schema, or fails its golden vectors
 ├── PoolError          the pool and the demand do not fit: unknown model, no eligible model
+│   └── ContextError   … and a shorter query would have one
 ├── ObjectiveError     no certificate meets the objective that was asked for
-└── EstimateError      the uncertainty model's output cannot be used; `decide` turns it into
-Reason.BRAIN_FAILED
+└── EstimateError      the uncertainty model's output cannot be used; to `decide` it is a reason to be safe
 
 Each message is one sentence that says what to do. No message contains query text.
 """
@@ -23,6 +23,10 @@ class BundleError(RouterError):
 
 class PoolError(RouterError):
     """No model of the pool can answer the query."""
+
+
+class ContextError(PoolError):
+    """The query is too long for every model that may answer it."""
 
 
 class ObjectiveError(RouterError):

@@ -1,9 +1,8 @@
 """The uncertainty model: one small ONNX graph, an ensemble of heads that share what they read.
 
 Inputs   ngrams (n, t) int32, surface (n, S) float32
-Output   heads (n, H + 1, M) float32: H heads of logits of p_correct, one for each of M models, then one row
-of the
-         logarithms of expected completion tokens
+Output   heads (n, H + 1, M) float32: H heads of logits of p_correct, one for each of M models,
+         then one row of the logarithms of expected completion tokens
 
 Where the heads disagree the model knows little: their standard deviation is the epistemic spread.
 """

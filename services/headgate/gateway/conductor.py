@@ -40,7 +40,7 @@ from headgate.gateway.sessions import Sessions
 from headgate.gateway.workers import Call, Worker, Workers
 from headgate.router.cascade import Answer, CallModel, Cascade, Command, Failed, Finished, GiveUp, Received
 from headgate.router.cost import call_cost, estimate_tokens
-from headgate.router.errors import ObjectiveError, RouterError
+from headgate.router.errors import ContextError, ObjectiveError, RouterError
 from headgate.router.types import Decision, Objective, Pool, Query, Reason
 from headgate.v1 import router_pb2, types_pb2, worker_pb2
 
@@ -206,6 +206,8 @@ class Conductor:
             if journey.wire.HasField("policy_override"):
                 raise
             reason = Reason.NO_CERTIFICATE
+        except ContextError as error:
+            raise ContextTooLongError(str(error), [Violation("query.messages", str(error))]) from None
         except RouterError:
             raise
         except Exception:

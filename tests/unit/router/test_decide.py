@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide
-from headgate.router.errors import ObjectiveError, PoolError
+from headgate.router.errors import ContextError, ObjectiveError, PoolError
 from headgate.router.features import CONTEXT_BUCKETS, Familiarity
 from headgate.router.types import Certificate, Decision, Model, Objective, Pool, Price, Query, Reason
 
@@ -174,8 +174,36 @@ def test_a_context_that_is_too_short_excludes(bundle: Bundle, pool: Pool, ask: A
     assert decide(None, own_count, pool, now=NOW).reason is Reason.NO_CERTIFICATE
 
 
+def test_where_no_model_has_room_for_max_tokens_room_for_the_prompt_is_enough(
+    bundle: Bundle, pool: Pool, ask: Ask
+) -> None:
+    """The answer ends where the context does, as an answer that meets max_tokens does."""
+    whole = decide(bundle, ask(), pool, now=NOW)
+    assert decide(bundle, ask(max_tokens=32_768), pool, now=NOW).model == whole.model
+    pinned = decide(bundle, ask(max_tokens=32_768, pinned="small"), pool, now=NOW)
+    assert (pinned.model, pinned.reason) == ("small", Reason.PINNED)
+
+
+@pytest.mark.parametrize("pinned", ["", "small"])
+def test_a_prompt_that_no_context_holds_is_an_error_of_its_own(
+    bundle: Bundle, pool: Pool, ask: Ask, pinned: str
+) -> None:
+    with pytest.raises(ContextError, match="longer than the model's context"):
+        decide(bundle, ask(prompt_tokens=5000, pinned=pinned), pool, now=NOW)
+
+
 def three(pool: Pool) -> Pool:
     return replace(pool, models=(*pool.models, Model("extra", Price(1, 1))))
+
+
+def test_where_choice_and_reference_are_out_of_reach_another_model_answers_uncovered(
+    bundle: Bundle, pool: Pool, ask: Ask
+) -> None:
+    """The pool names a reference whose worker was never reached, and so has no entry for it."""
+    extra = (Model("extra", Price(10_000_000, 1)), Model("other", Price(20_000_000, 1)))
+    decision = decide(bundle, ask(), replace(pool, models=extra), now=NOW)
+    assert (decision.model, decision.certificate) == ("other", None)
+    assert decision.expected_cost_nanousd >= 0
 
 
 def test_where_the_choice_may_not_answer_the_reference_does_and_stays_covered(

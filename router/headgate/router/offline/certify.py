@@ -2,8 +2,9 @@
 
 The queries are split once, by text, into three parts that never meet:
     train        the network, the cost model, which neighbourhoods are familiar
-    calibration  the calibrators, the policy's caution, the out-of-distribution limit, the usage behind
-    budgets threshold    the certificates, and nothing else
+    calibration  the calibrators, the policy's caution, the out-of-distribution limit, the usage
+                 behind budgets
+    threshold    the certificates, and nothing else
 """
 
 from __future__ import annotations
