@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from importlib import resources
 from itertools import cycle
 from pathlib import Path
@@ -40,6 +41,13 @@ def _another_file(_good: bytes, _draw: random.Random) -> bytes:
     return (resources.files("headgate.worker.backends.builtin") / "weights/small.onnx").read_bytes()
 
 
+def _of_tomorrow(good: bytes, _draw: random.Random) -> bytes:
+    """Sealed as it should be, with a feature schema that is not this program's."""
+    start = len(b"headgate bundle\n")
+    body = good[start + 32 :].replace(b'"feature_schema":1', b'"feature_schema":9')
+    return good[:start] + sha256(body).digest() + body
+
+
 def _doubled(good: bytes, _draw: random.Random) -> bytes:
     return good + good
 
@@ -50,6 +58,7 @@ BAD: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "noise": _noise,
     "another file": _another_file,
     "twice": _doubled,
+    "of another schema": _of_tomorrow,
 }
 
 

@@ -299,3 +299,11 @@ async def test_tls_is_two_settings(tmp_path_factory: pytest.TempPathFactory) -> 
         async with secured.channel() as plain:
             error = await refusal(stub(plain).Generate(generate("x"), metadata=ACME, timeout=5))
             assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+@pytest.mark.parametrize("method", ["GetStatus", "ReloadConfig", "ReloadBundle"])
+async def test_the_operator_s_door_obeys_no_garbage(running: Stack, method: str) -> None:
+    async with grpc.aio.insecure_channel(running.addresses["admin"]) as admin:
+        error = await refusal(raw(admin, f"/headgate.v1.AdminService/{method}")(b"\xff\xff\xff", timeout=20))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details() == "the request is not a message of this method"

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headgate.adapters import status_map
 from headgate.v1 import admin_pb2, router_pb2, router_pb2_grpc, types_pb2
+from tests.integration import closed_window
 from tests.integration.gateway_rig import (
     PEPPER,
     SECRETS,
@@ -226,6 +227,23 @@ async def test_who_has_not_yet_heard_of_a_drain_is_still_answered(
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert await stub(channel).Generate(generate("late"), metadata=ACME, timeout=4)
             watch.cancel()
+
+
+async def test_a_health_watcher_that_does_not_read_holds_up_no_drain_and_no_probe(running: Stack) -> None:
+    gateway = running.start_gateway("watched")
+    try:
+        address = (await asyncio.to_thread(gateway.addresses))["listen"]
+        with closed_window.watching(address, "headgate.v1.RouterService") as stuck:
+            await asyncio.to_thread(stuck.wait_for_headers)
+            async with grpc.aio.insecure_channel(address) as channel:
+                health = health_pb2_grpc.HealthStub(channel)
+                watch = health.Watch(health_pb2.HealthCheckRequest(service="headgate.v1.RouterService"))
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+                gateway.send(signal.SIGTERM)
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await asyncio.to_thread(gateway.popen.wait, 20) == 0
+    finally:
+        await asyncio.to_thread(gateway.stop)
 
 
 async def test_running_streams_end_well_in_a_drain(running: Stack) -> None:

@@ -24,7 +24,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 Behaviour: TypeAlias = Callable[[Any, Any], Any]
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
-_OURS: Final = "/headgate."
+_OURS: Final = ("/headgate.v1.RouterService/", "/headgate.v1.WorkerService/")
+"""Services that know the marker: they count what they refuse, and end a stream with an event."""
 
 
 class Decoding(aio.ServerInterceptor):

@@ -6,11 +6,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import metadata
 
+import structlog
+
 from headgate.adapters import status_map
 from headgate.adapters.status_map import ServiceError
 from headgate.gateway.admission import Context
 from headgate.router.errors import RouterError
 from headgate.v1 import admin_pb2, admin_pb2_grpc
+
+_LOG = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,5 +60,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 async def _taken(reload: Callable[[], Awaitable[str]], context: Context) -> str:
     try:
         return await reload()
-    except (ServiceError, RouterError) as error:
+    except Exception as error:
+        if not isinstance(error, ServiceError | RouterError):
+            _LOG.exception("reload failed")
         await status_map.abort(context, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,8 @@ from headgate.router.errors import BundleError
 _LOG = structlog.get_logger(__name__)
 BUILTIN: Final = "builtin"
 _BUILTIN_FILE: Final = "bundles/builtin.bundle"
+MOST_BYTES: Final = 64 << 20
+"""Five times a large bundle. What is longer is another file, and reading it would push requests out."""
 
 
 class BundleStore:
@@ -44,10 +47,18 @@ def _read(name: str) -> Bundle | None:
         file = resources.files("headgate.gateway").joinpath(_BUILTIN_FILE)
         return brain.load(file.read_bytes()) if file.is_file() else None
     try:
-        data = Path(name).read_bytes()
+        return brain.load(_bytes(Path(name)))
     except OSError as error:
         raise BundleError(f"policy.bundle: {name} cannot be read: {error.strerror}") from None
-    try:
-        return brain.load(data)
+    except ValueError:
+        raise BundleError("policy.bundle: give the path of a .bundle file") from None
     except BundleError as error:
         raise BundleError(f"policy.bundle: {name}: {error}") from None
+
+
+def _bytes(path: Path) -> bytes:
+    """Raises BundleError, OSError, or ValueError for what can be no path."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+        raise BundleError("this is no headgate bundle: no regular file, or one of more than 64 MiB")
+    return path.read_bytes()

@@ -49,6 +49,9 @@ class Drain:
         """The drain is over."""
         self._over = True
         for limit in self._running:
+            # One whose own deadline has just passed is ending, and cannot be told another.
+            if limit.expired():
+                continue
             limit.reschedule(asyncio.get_running_loop().time())
 
 

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from headgate.adapters import channels, validation
 from headgate.adapters.config import Config, PolicyConfig, TlsConfig
 from headgate.adapters.decoding import Decoding
+from headgate.adapters.health import HealthServicer
 from headgate.adapters.loop_lag import LoopLag
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_rooms import Rooms
@@ -77,7 +78,7 @@ class Gateway:
         self._metrics = Metrics()
         self._lag = LoopLag(self._metrics.loop_lag.observe)
         self._bundles = BundleStore()
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._rooms = Rooms(sources.redis_url, config.redis.ledger_length) if sources.redis_url else None
         self._workers = Workers(config.pool, sources.workers, config.policy.reference, self._worker_changed)
         store = self._rooms.store if self._rooms else None
@@ -122,7 +123,7 @@ class Gateway:
         self._lag.start()
         await self._public.start()
         await self._admin.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         return addresses
 
     async def _check_redis(self) -> None:
@@ -160,7 +161,7 @@ class Gateway:
         """
         gateway = self._sources.loaded.config.gateway
         self._draining = True
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         await asyncio.sleep(gateway.lame_duck_s)
         stopping = asyncio.create_task(self._public.stop(gateway.drain_s + LAST_WORD_S))
         await asyncio.wait({stopping}, timeout=gateway.drain_s)
@@ -238,7 +239,7 @@ class Gateway:
         self._metrics.worker_serving.labels(worker.name).set(worker.serving)
         serving = any(one.serving for one in self._workers)
         states = health_pb2.HealthCheckResponse
-        await self._health.set(SERVICE, states.SERVING if serving else states.NOT_SERVING)
+        self._health.set(SERVICE, states.SERVING if serving else states.NOT_SERVING)
 
     def _count_refusal(self, method: str, error: ServiceError) -> None:
         known = method.rpartition("/")[2] if method in _METHODS else "other"

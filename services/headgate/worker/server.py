@@ -6,10 +6,11 @@ import asyncio
 from dataclasses import dataclass
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headgate.adapters import channels
 from headgate.adapters.decoding import Decoding
+from headgate.adapters.health import HealthServicer
 from headgate.adapters.loop_lag import LoopLag
 from headgate.v1 import worker_pb2_grpc
 from headgate.worker import convert
@@ -43,7 +44,7 @@ class WorkerServer:
     def __init__(self, settings: ServerSettings, backend: Backend) -> None:
         self._settings = settings
         self._server = aio.server(interceptors=[Decoding()], options=channels.server_options())
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._lag = LoopLag()
         description = convert.description(
             settings.model, settings.backend, settings.slots, backend.describe()
@@ -63,7 +64,8 @@ class WorkerServer:
             ) from None
         await self._server.start()
         self._lag.start()
-        await self._say(health_pb2.HealthCheckResponse.SERVING)
+        for service in ("", SERVICE):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{port}"
 
     async def drain(self) -> None:
@@ -71,11 +73,7 @@ class WorkerServer:
 
         Those that still run after `drain_s` are cancelled.
         """
-        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.drain()
         await asyncio.sleep(self._settings.lame_duck_s)
         await self._server.stop(self._settings.drain_s)
         self._lag.stop()
-
-    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", SERVICE):
-            await self._health.set(service, status)

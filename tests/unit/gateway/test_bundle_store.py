@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
 from pathlib import Path
 
@@ -36,3 +38,23 @@ async def test_a_bad_file_is_refused_by_name_and_changes_nothing(tmp_path: Path,
     with pytest.raises(BundleError, match=r"mine\.bundle"):
         await store.load(str(file))
     assert store.current is good
+
+
+@pytest.mark.parametrize("kind", ["two gigabytes", "a pipe", "a folder"])
+async def test_what_can_be_no_bundle_is_not_read(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "mine.bundle"
+    if kind == "two gigabytes":
+        file.touch()
+        os.truncate(file, 2 << 30)
+    elif kind == "a pipe":
+        os.mkfifo(file)
+    else:
+        file.mkdir()
+    async with asyncio.timeout(5):
+        with pytest.raises(BundleError, match=r"mine\.bundle: this is no headgate bundle"):
+            await BundleStore().load(str(file))
+
+
+async def test_what_can_be_no_path_is_one_sentence() -> None:
+    with pytest.raises(BundleError, match=r"policy\.bundle: give the path"):
+        await BundleStore().load("mine\0.bundle")

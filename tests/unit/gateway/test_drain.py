@@ -45,6 +45,21 @@ async def test_what_is_over_is_left_alone() -> None:
     await asyncio.sleep(0)
 
 
+async def test_a_drain_that_ends_with_a_deadline_leaves_the_deadline_its_word() -> None:
+    drain = Drain()
+
+    async def overdue() -> None:
+        async with drain.limit(soon(0)):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(overdue())
+    await asyncio.sleep(0)  # It waits, and its time is up …
+    await asyncio.sleep(0)  # … which its limit has seen, and the request not yet.
+    drain.end()
+    with pytest.raises((DeadlineError, DrainingError)):
+        await task
+
+
 async def test_a_cancel_stays_a_cancel() -> None:
     task = await _begun(Drain())
     task.cancel()

@@ -156,6 +156,7 @@ def set_key(*path: str | int, to: object) -> Callable[[dict], None]:  # type: ig
         (set_key("models", 0, "cost", to={}), "do not fit together"),
         (set_key("policy", to=None), "do not fit together"),
         (set_key("policy", "usage", to=[]), "usage for every λ"),
+        (set_key("policy", "grid", to=[None, 1.0, 2.0, 3.0, 4.0]), "do not fit together"),
         (set_key("policy", "reference", to="small"), "different reference"),
         (set_key("certificates", 0, "models", to=["small@s1"]), "other models"),
         (set_key("certificates", 0, "alpha", to=0.1), "do not fit together"),
@@ -177,6 +178,13 @@ def test_a_manifest_that_is_no_json_is_refused(make_contents: MakeContents) -> N
     body[8] = ord("x")
     with pytest.raises(BundleError, match="manifest cannot be read"):
         bundles.load(MAGIC + sha256(body).digest() + bytes(body))
+
+
+def test_a_manifest_without_bottom_is_refused() -> None:
+    text = b'{"format": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    body = len(text).to_bytes(8, "big") + text
+    with pytest.raises(BundleError, match="manifest cannot be read"):
+        bundles.load(MAGIC + sha256(body).digest() + body)
 
 
 def test_another_file_is_no_bundle() -> None:
