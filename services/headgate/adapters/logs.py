@@ -17,6 +17,8 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from headgate.adapters.log_writer import LogWriter
+
 LONGEST: Final = 256
 """A logged text is cut here: logs carry names and sentences of ours, not content."""
 
@@ -40,7 +42,7 @@ def setup(level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogWriter(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[_hide_foreign_text, *shared],
