@@ -53,5 +53,18 @@ sys.exit(main())
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert 'pip install "headgate[server]"' in run.stderr
+    assert 'pip install "headgate[server,cpu,embedded]"' in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_a_gateway_without_an_onnx_runtime_is_one_sentence():
+    """As after `pip install "headgate[server]"`: the brain needs one, whatever the workers serve."""
+    program = """
+import runpy, sys
+sys.modules["onnxruntime"] = None
+runpy.run_module("headgate.gateway", run_name="__main__")
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    said = run.stderr.strip().splitlines()
+    assert said == ['headgate gateway: onnxruntime is not installed; pip install "headgate[server,cpu]"']

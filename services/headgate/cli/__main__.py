@@ -13,7 +13,8 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "headgate":
             raise
-        print(f'headgate: {error.name} is missing; run: pip install "headgate[server]"', file=sys.stderr)
+        install = 'pip install "headgate[server,cpu,embedded]"'
+        print(f"headgate: {error.name} is missing; run: {install}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -7,8 +7,13 @@ import sys
 # Imports make many objects and no garbage: the collector, a tenth of them, waits until the process serves.
 gc.disable()
 
-from headgate.adapters import diagnosis  # noqa: E402
-from headgate.gateway import process  # noqa: E402
+try:
+    from headgate.adapters import diagnosis
+    from headgate.gateway import process
+except ModuleNotFoundError as missing:
+    if (missing.name or "").partition(".")[0] == "headgate":
+        raise
+    sys.exit(f'headgate gateway: {missing.name} is not installed; pip install "headgate[server,cpu]"')
 
 if __name__ == "__main__":
     diagnosis.prepare()
