@@ -69,6 +69,8 @@ async def test_a_dead_redis_costs_nobody_an_answer(running: Stack, router: Stub)
         error = await refusal(router.RecordOutcome(OUTCOME, metadata=ACME))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert breaker_open(running) == 1
+        turn = generate("dead", session="s", sampling=types_pb2.Sampling(temperature=0.7))
+        assert types_pb2.DEGRADATION_CACHE in (await router.Generate(turn, metadata=ACME)).decision.degraded
     finally:
         running.valkey.start()
     await settled(router)

@@ -169,7 +169,7 @@ class _DegradationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     DEGRADATION_UNSPECIFIED: _Degradation.ValueType  # 0
     """Not given."""
     DEGRADATION_CACHE: _Degradation.ValueType  # 1
-    """The answer cache could not be read or written."""
+    """The answer cache or the model of the session could not be read or written."""
     DEGRADATION_LEDGER: _Degradation.ValueType  # 2
     """The record could not be written to the ledger."""
     DEGRADATION_BRAIN: _Degradation.ValueType  # 3
@@ -185,7 +185,7 @@ class Degradation(_Degradation, metaclass=_DegradationEnumTypeWrapper):
 DEGRADATION_UNSPECIFIED: Degradation.ValueType  # 0
 """Not given."""
 DEGRADATION_CACHE: Degradation.ValueType  # 1
-"""The answer cache could not be read or written."""
+"""The answer cache or the model of the session could not be read or written."""
 DEGRADATION_LEDGER: Degradation.ValueType  # 2
 """The record could not be written to the ledger."""
 DEGRADATION_BRAIN: Degradation.ValueType  # 3

@@ -182,8 +182,10 @@ class Conductor:
     async def _decide(self, journey: Journey) -> tuple[Cascade, CallModel]:
         pool = self._pool(journey)
         session = await self._sessions.model(journey.arrival.caller.tenant, journey.wire.session)
+        if session is None:
+            journey.degraded.add(types_pb2.DEGRADATION_CACHE)
         wanted = self._objective(journey)
-        query = convert.query(journey.wire, wanted, journey.arrival.caller.allowed, session)
+        query = convert.query(journey.wire, wanted, journey.arrival.caller.allowed, session or "")
         cascade, command = self._first_command(journey, query, pool)
         journey.decision = command.decision
         journey.model = command.model
@@ -267,7 +269,7 @@ class Conductor:
     ) -> router_pb2.GenerateResponse:
         journey.finish_reason = kept.finish_reason
         journey.usage = kept.usage
-        await self._sessions.keep(journey.arrival.caller.tenant, journey.wire.session, model)
+        await self._keep_session(journey, model)
         await self._deliver(journey, convert.text(kept.message))
         return self._response(journey, model)
 
@@ -375,12 +377,15 @@ class Conductor:
     async def _finish(
         self, journey: Journey, end: Answer, at: answer_cache.Key | None
     ) -> router_pb2.GenerateResponse:
-        caller = journey.arrival.caller
-        await self._sessions.keep(caller.tenant, journey.wire.session, end.model)
+        await self._keep_session(journey, end.model)
         response = self._response(journey, end.model)
         if at is not None:
             self._cache.keep(at, response)
         return response
+
+    async def _keep_session(self, journey: Journey, model: str) -> None:
+        if not await self._sessions.keep(journey.arrival.caller.tenant, journey.wire.session, model):
+            journey.degraded.add(types_pb2.DEGRADATION_CACHE)
 
     def _response(self, journey: Journey, model: str) -> router_pb2.GenerateResponse:
         part = types_pb2.Part(text="".join(journey.text))

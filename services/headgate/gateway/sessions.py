@@ -1,4 +1,7 @@
-"""Which model a session uses. A session whose model is not known, or cannot be asked for, is a new one."""
+"""Which model a session uses. A session whose model is not known, or cannot be asked for, is a new one.
+
+What the store does not give or take is told: the answer is as good, but another turn may change the model.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,25 @@ class Sessions:
     def __init__(self, store: Store | None) -> None:
         self._store = store
 
-    async def model(self, tenant: str, session: str) -> str:
-        """The session's model; empty when there is none."""
+    async def model(self, tenant: str, session: str) -> str | None:
+        """The session's model; empty when there is none, None when the store cannot be asked."""
         if not session or self._store is None:
             return ""
         try:
             value = await self._store.get(_key(tenant, session))
         except SideRoomError:
-            return ""
+            return None
         return (value or b"").decode("utf-8", "replace")
 
-    async def keep(self, tenant: str, session: str, model: str) -> None:
-        """Remembers the model that answered."""
+    async def keep(self, tenant: str, session: str, model: str) -> bool:
+        """Remembers the model that answered; False when the store does not take it."""
         if not session or self._store is None:
-            return
+            return True
         try:
             await self._store.put(_key(tenant, session), model.encode(), TTL_S)
         except SideRoomError:
-            return
+            return False
+        return True
 
 
 def _key(tenant: str, session: str) -> str:
