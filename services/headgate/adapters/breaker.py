@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 FAILURES: Final = 5
-"""In a row: what is left alone after one or two would be left alone for a hiccup."""
+"""In a row: what is left alone after one or two would be left alone for a hiccup. Not a share of all calls:
+who fails every second one still answers the other, and the retry budget bounds what its failures cost."""
 OPEN_S: Final = 1.0
 """A trial costs one request one attempt; waiting longer would cost every request its first model."""
 LONGEST_S: Final = 8.0
