@@ -58,7 +58,7 @@ models: $(VENV)/test.stamp ## Train the built-in pair, collect its outcomes, bui
 results: $(VENV)/test.stamp ## Measure the shipped pair and bundle, and write docs/reference/
 	$(BIN)/python -m tests.bench.results
 
-chaos: $(VENV)/test.stamp ## Try every promise in its long form (about 20 minutes), and write docs/reference/reliability.md
+chaos: $(VENV)/test.stamp ## Try every promise in its long form (half an hour), and write docs/reference/reliability.md
 	$(BIN)/python -m pytest --long -o faulthandler_timeout=0 $(LONG) tests/faults --ignore tests/faults/test_soak.py --ignore tests/faults/test_mutants.py; \
 	  status=$$?; $(BIN)/python -m tests.faults.page && exit $$status
 

@@ -121,6 +121,12 @@ async def test_the_first_message_arrives_before_the_engine_has_gone_on(
         call.cancel()
 
 
+async def test_what_the_config_omits_never_reaches_the_upstream(tmp_path: Path, upstream: Upstream) -> None:
+    async with worker(tmp_path, scripted(upstream, omit=["temperature"])) as running:
+        await collect(running.stub.Generate(ask(), timeout=10))
+    assert "temperature" not in upstream.ledger[0].body
+
+
 async def test_a_client_that_leaves_stops_the_engine(tmp_path: Path, upstream: Upstream) -> None:
     upstream.script = Script(pieces=("x",) * 10_000, between_s=0.002)
     async with worker(tmp_path, scripted(upstream)) as running, asyncio.timeout(20):

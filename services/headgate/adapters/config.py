@@ -47,11 +47,20 @@ Address = Annotated[
 SecretReference = Annotated[
     str, _matching(_REFERENCE, "must be a reference, env:NAME or file:PATH, never the secret itself")
 ]
+# A password may stand before the host or among the options, and may itself hold a slash or a question mark.
 RedisUrl = Annotated[
     str,
     _matching(
-        rf"{_REFERENCE}|(rediss?|unix)://.*",
-        "must be a redis://, rediss:// or unix:// URL, or env:NAME or file:PATH",
+        rf"{_REFERENCE}|(rediss?://[^@?]*|unix:///[^?]*)(\?((?!password)[^@])*)?",
+        "this is no redis://, rediss:// or unix:/// URL without user and password; "
+        "write env:NAME or file:PATH",
+    ),
+]
+UpstreamUrl = Annotated[
+    str,
+    _matching(
+        r"[^@]*|[A-Za-z][A-Za-z0-9+.-]*://[^@:/?#]*(:\d+)?/.*",
+        "must be a URL without user and password; the upstream's secret is api_key: env:NAME or file:PATH",
     ),
 ]
 Name = Annotated[
@@ -90,13 +99,15 @@ class ModelConfig(Strict):
     """The backend that serves the model: builtin, openai, replay, or one registered by entry point."""
     source: str = ""
     """What it serves: `small` or `large` (builtin), the upstream's model name (openai), a file (replay)."""
-    base_url: str | None = None
+    base_url: UpstreamUrl | None = None
     """Upstream of the openai backend. Only the operator sets it; no request can."""
     api_key: SecretReference | None = None
+    omit: tuple[Literal["temperature", "top_p", "stop", "seed"], ...] = ()
+    """Fields that the upstream does not take: the openai backend never sends them, whatever a query asks."""
     price: PriceConfig | None = None
     """Empty: the backend's own price (builtin: measured; openai: the price table)."""
     slots: int = Field(default=4, ge=1, le=1024)
-    """Answers worked on at the same time."""
+    """Answers worked on at the same time. A few: what an engine or an account takes, its operator knows."""
     queue: int = Field(default=8, ge=0, le=4096)
     """Answers that may wait for a slot: twice the slots keeps goodput under overload at capacity."""
     first_token_s: float = Field(default=30, gt=0, le=600)
@@ -150,9 +161,11 @@ class GatewayConfig(Strict):
     pepper: SecretReference | None = None
     """Mixed into every key's HMAC. Required when there are tenants."""
     max_concurrent: int = Field(default=256, ge=1, le=65536)
-    """Requests inside at the same time; more are shed with RESOURCE_EXHAUSTED."""
+    """Requests inside at the same time; more are shed with RESOURCE_EXHAUSTED. Many times what
+    a pool with default slots works on; at a mebibyte each, the most a request has, a quarter of a GiB."""
     drain_s: float = Field(default=5, ge=0, le=300)
-    """How long running requests may take after NOT_SERVING."""
+    """How long running requests may take after the lame-duck time. Restarts stay quick, and a
+    supervisor kills what takes long. Where answers take longer, raise it: those it cuts end with DRAINING."""
     lame_duck_s: float = Field(default=1, ge=0, le=60)
     """Between NOT_SERVING and refusing: the time clients need to see it."""
 
@@ -181,6 +194,7 @@ class CacheConfig(Strict):
 
     enabled: bool = True
     ttl_s: int = Field(default=3600, ge=1, le=30 * 86400)
+    """How long an answer may be used again. An hour catches repetition; another version has other keys."""
 
 
 class RedisConfig(Strict):
@@ -188,7 +202,7 @@ class RedisConfig(Strict):
 
     url: RedisUrl | None = None
     ledger_length: int = Field(default=100_000, ge=100, le=100_000_000)
-    """Records kept in the ledger stream, approximately."""
+    """Records kept in the ledger stream, approximately: those of a day, at one request a second."""
 
 
 class Config(Strict):
@@ -220,6 +234,17 @@ class Config(Strict):
             raise ValueError("tenants: add one, or set gateway.open: true to answer without keys on loopback")
         if self.gateway.open and not all(map(is_loopback, self._listeners())):
             raise ValueError("gateway.open: only allowed while every listener is on loopback")
+        return self
+
+    @model_validator(mode="after")
+    def _key_ids_differ(self) -> Self:
+        """An id says whose key it is: under a second one with the same id, the first would not open."""
+        owners: dict[str, str] = {}
+        for tenant, key in ((name, key) for name, settings in self.tenants.items() for key in settings.keys):
+            if key.id in owners:
+                other = "another of its keys" if owners[key.id] == tenant else f"tenant {owners[key.id]!r}"
+                raise ValueError(f"tenants.{tenant}.keys: the id {key.id!r} is also used by {other}")
+            owners[key.id] = tenant
         return self
 
     def _listeners(self) -> tuple[Address, ...]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -38,20 +41,29 @@ def up(
     loaded = state.load({} if listen is None else {"gateway.listen": listen})
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     stack = Stack(loaded, state.environ, _sayer(console, loaded, quiet), worker_port=WORKER_PORT)
-    asyncio.run(interruptible(_serve(stack, console), stack.kill))
+    folder = _folder(sys.argv[0], state.environ)
+    asyncio.run(interruptible(_serve(stack, console, folder), stack.kill))
     console.print("stopped")
 
 
-async def _serve(stack: Stack, console: Console) -> None:
+async def _serve(stack: Stack, console: Console, folder: str) -> None:
     async with stack:
         where = stack.addresses
         console.print(f"[bold green]headgate is up[/]: gRPC [bold]{where['listen']}[/], {_own(where)}")
         for number, other in enumerate(stack.gateways[1:], 1):
             console.print(f"gateway-{number} shares it: {_own(other)}")
         flag = "" if where["listen"] == DEFAULT_ADDRESS else f"--address {where['listen']} "
-        console.print(f'try: headgate ask {flag}"4711 in words"    stop: Ctrl-C')
+        console.print(f'try: {folder}headgate ask {flag}"4711 in words"    stop: Ctrl-C', markup=False)
         await stack.lost()
         raise StartError("the guard process ended, so the stack was stopped; start it again")
+
+
+def _folder(called: str, environ: Mapping[str, str]) -> str:
+    """What stood before `headgate` when it was called by its path; empty when it was not."""
+    folder = called.removesuffix("headgate")
+    if not folder.endswith("/") or called == shutil.which("headgate", path=environ.get("PATH")):
+        return ""
+    return shlex.quote(folder)
 
 
 def _own(where: Mapping[str, str]) -> str:

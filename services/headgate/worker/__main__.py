@@ -58,6 +58,7 @@ def _backend_settings(model: ModelConfig, environ: Mapping[str, str]) -> Backend
         source=model.source,
         base_url=model.base_url,
         api_key=settings.resolve_secret(model.api_key, environ) if model.api_key else None,
+        omit=model.omit,
         price=Price(model.price.input_nanousd, model.price.output_nanousd) if model.price else None,
         slots=model.slots,
         first_token_s=model.first_token_s,

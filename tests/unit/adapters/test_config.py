@@ -51,10 +51,84 @@ def test_what_is_no_address_is_refused(address):
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h:1/0", "rediss://h", "unix:///tmp/x.sock", "env:REDIS", "file:/run/redis"]
+    "url",
+    [
+        "redis://h:1/0",
+        "redis://[::1]:1?db=2",
+        "rediss://h",
+        "unix:///tmp/x.sock",
+        "unix:///srv/a@b/x.sock?db=1",
+        "env:REDIS",
+        "file:/run/redis@b",
+    ],
 )
 def test_redis_urls_and_references(url):
     assert Config.model_validate({**OPEN, "redis": {"url": url}}).redis.url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@h:1/0",
+        "rediss://me:hunter2@h",
+        "redis://:hun/ter2@h",
+        "redis://:hun?ter2@h",
+        "unix://me:hunter2@/tmp/x.sock",
+        "unix://me:hun/ter2@/tmp/x.sock",
+        "redis://h?db=1&password=hunter2",
+        "unix:///tmp/x.sock?password=hunter2",
+        "rediss://h?ssl_password=hunter2",
+    ],
+)
+def test_a_redis_password_is_only_referred_to(url):
+    said = refusal({**OPEN, "redis": {"url": url}})
+    assert "redis.url" in said
+    assert "write env:NAME or file:PATH" in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://engine:8000/v1", "https://[::1]:8000/v1", "https://h/accounts/@me/v1", "http://h:1/@a/b:c@d"],
+)
+def test_a_base_url_says_where(url):
+    config = Config.model_validate({**OPEN, "pool": {"m": {"base_url": url}}})
+    assert config.pool["m"].base_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:hunter2@h/v1",
+        "https://hunter2@h/v1",
+        "https://:hunter2@h",
+        "https://me:hun/ter2@h/v1",
+        "https://me:hun?ter2@h/v1",
+        "me:hunter2@h/v1",
+    ],
+)
+def test_a_base_url_never_says_as_whom(url):
+    said = refusal({**OPEN, "pool": {"m": {"base_url": url}}})
+    assert "pool.m.base_url" in said
+    assert "api_key: env:NAME or file:PATH" in said
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ({"a": ["k"], "b": ["j", "k"]}, "tenants.b.keys: the id 'k' is also used by tenant 'a'"),
+        ({"a": ["k", "k"]}, "tenants.a.keys: the id 'k' is also used by another of its keys"),
+    ],
+)
+def test_no_two_keys_share_an_id(ids, expected):
+    key = TENANT["keys"][0]
+    tenants = {name: {"keys": [{**key, "id": one} for one in own]} for name, own in ids.items()}
+    assert expected in refusal({"version": 1, "gateway": {"pepper": "env:P"}, "tenants": tenants})
+
+
+def test_only_sampling_can_be_omitted():
+    assert "omit" in refusal({**OPEN, "pool": {"m": {"omit": ["max_tokens"]}}})
+    config = Config.model_validate({**OPEN, "pool": {"m": {"omit": ["temperature", "top_p"]}}})
+    assert config.pool["m"].omit == ("temperature", "top_p")
 
 
 def test_a_loaded_config_never_changes():

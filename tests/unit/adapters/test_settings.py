@@ -223,6 +223,8 @@ def test_a_secret_written_into_the_file_is_refused_and_not_repeated():
 
 def test_wrong_values_are_never_repeated():
     assert "hunter2" not in sentence(SMALLEST + "redis:\n  url: http://:hunter2@host\n")
+    assert "hunter2" not in sentence(SMALLEST, HEADGATE_REDIS__URL="redis://:hunter2@host")
+    assert "hunter2" not in sentence(SMALLEST + "pool:\n  m: {base_url: 'http://me:hunter2@host/v1'}\n")
 
 
 def test_references_are_resolved():

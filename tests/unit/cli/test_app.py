@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -171,6 +172,17 @@ def test_config_show_never_resolves_a_secret(run):
     _, out, err = run("config", "show", "--all", REDIS="redis://:hunter2@host")
     assert "env:REDIS" in out
     assert "hunter2" not in out + err
+
+
+@pytest.mark.parametrize(
+    "secret", ["redis: {url: 'redis://:hunter2@host'}", "pool: {m: {base_url: 'https://me:hunter2@host/v1'}}"]
+)
+def test_config_show_prints_no_secret_that_the_file_should_not_have(run, secret):
+    Path("headgate.yaml").write_text(f"version: 1\ngateway: {{open: true}}\n{secret}\n")
+    code, out, err = run("config", "show")
+    assert (code, out) == (1, "")
+    assert re.match(r"headgate: headgate\.yaml:3: (redis\.url|pool\.m\.base_url): .*file:PATH\n$", err)
+    assert "hunter2" not in err
 
 
 def test_a_new_key_opens_with_the_hmac_that_it_prints(run):

@@ -99,6 +99,27 @@ async def test_sends_every_sampling_field(upstream: Upstream, backend: OpenAIBac
     assert call.headers["x-client-request-id"] == "r-1"
 
 
+async def test_what_the_model_does_not_take_is_never_sent(upstream: Upstream) -> None:
+    backend = await open_backend(upstream, omit=("temperature", "top_p", "stop", "seed"))
+    upstream.script = Script(pieces=("a", "b", "c"), honours_stop=False)
+    chunks = await answer(backend, ask(Sampling(0.5, 0.9, 12, ("b",), 3)))
+    await backend.close()
+    assert set(upstream.ledger[0].body) == {"model", "messages", "stream", "stream_options", "max_tokens"}
+    assert "".join(chunk.text for chunk in chunks) == "a", "a stop string ends the answer all the same"
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_the_vendor_takes_the_new_name_of_max_tokens(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, slash: str
+) -> None:
+    monkeypatch.setattr(openai_backend, "VENDOR", upstream.base_url)
+    backend = await open_backend(upstream, base_url=upstream.base_url + slash)
+    await answer(backend, ask(Sampling(max_tokens=12)))
+    await backend.close()
+    assert upstream.ledger[0].body["max_completion_tokens"] == 12
+    assert "max_tokens" not in upstream.ledger[0].body
+
+
 async def test_a_request_id_that_is_no_header_text_stays_here(
     upstream: Upstream, backend: OpenAIBackend
 ) -> None:
@@ -372,13 +393,23 @@ async def test_what_cannot_work_is_said_when_loading(settings: BackendSettings, 
         await OpenAIBackend(settings).load()
 
 
-async def test_the_description_tells_listed_price_and_context() -> None:
-    backend = OpenAIBackend(BackendSettings(source="gpt-4o-mini", api_key=KEY))
+@pytest.mark.parametrize(
+    ("model", "price", "context_tokens"),
+    [
+        ("gpt-4o-mini", Price(150_000_000, 600_000_000), 128_000),
+        # Its long prompts cost twice as much per token.
+        ("gpt-5.4", Price(2_500_000_000, 15_000_000_000), 1_050_000),
+    ],
+)
+async def test_the_description_tells_context_and_the_listed_price_of_short_prompts(
+    model: str, price: Price, context_tokens: int
+) -> None:
+    backend = OpenAIBackend(BackendSettings(source=model, api_key=KEY))
     await backend.load()
     served = backend.describe()
     await backend.close()
-    assert served.price == Price(150_000_000, 600_000_000)
-    assert served.context_tokens == 128_000
+    assert served.price == price
+    assert served.context_tokens == context_tokens
 
 
 async def test_an_unlisted_model_has_no_price_and_a_configured_price_wins(upstream: Upstream) -> None:
@@ -391,10 +422,10 @@ async def test_an_unlisted_model_has_no_price_and_a_configured_price_wins(upstre
     await configured.close()
 
 
-async def test_the_version_depends_on_model_and_place(upstream: Upstream) -> None:
+async def test_the_version_depends_on_model_place_and_what_is_omitted(upstream: Upstream) -> None:
     versions = set()
-    for changes in ({}, {"source": "other"}, {"base_url": "http://127.0.0.1:9/v1"}):
+    for changes in ({}, {"source": "other"}, {"base_url": "http://127.0.0.1:9/v1"}, {"omit": ("seed",)}):
         backend = await open_backend(upstream, **changes)
         versions.add(backend.describe().version)
         await backend.close()
-    assert len(versions) == 3
+    assert len(versions) == 4

@@ -94,7 +94,14 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     add("--datasets", nargs="+", default=(), help="only rows of these datasets (all)")
     add("--seed", type=int, default=0, help="seed of split, training and bootstrap (%(default)s)")
     held_out = "share of the queries that train leaves out and evaluate, with the same seed, takes (0)"
-    add("--held-out", type=float, default=0.0, metavar="SHARE", help=held_out)
+    add("--held-out", type=_share, default=0.0, metavar="SHARE", help=held_out)
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError("must be a share: 0 or more, and below 1")
+    return share
 
 
 def _train(options: argparse.Namespace) -> None:

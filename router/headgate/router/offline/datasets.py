@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -31,7 +31,7 @@ _Array = NDArray[np.float64]
 
 
 class DataError(Exception):
-    """The files do not hold what was asked for; one sentence says what is missing."""
+    """The files do not hold what was asked for; one sentence says what is missing, or which cell is wrong."""
 
 
 @dataclass(frozen=True)
@@ -100,22 +100,28 @@ class Listed:
 def read(queries: Path, outcomes: Path, models: Sequence[str] = (), datasets: Sequence[str] = ()) -> Outcomes:
     """The queries that every model answered; `models` empty means all, `datasets` empty means all.
 
-    DataError if a file lacks a column, a model is unknown, or nothing is left.
+    DataError if a file lacks a column, a cell is no number in its range, a model is unknown, or nothing is
+    left. Rows without a score are passed over.
     """
-    texts = {row["query_id"]: row["query"] for row in _rows(queries, ("query_id", "query"))}
+    texts = {row.text("query_id"): row.text("query") for row in _rows(queries, ("query_id", "query"))}
     wanted = set(datasets)
     cells: dict[str, dict[str, tuple[float, float, float]]] = {}
     found: dict[str, None] = dict.fromkeys(models)
     for row in _rows(outcomes, ("query_id", "model", "score")):
+        model = row.text("model")
         if (
-            (models and row["model"] not in found)
-            or (wanted and row.get("dataset") not in wanted)
-            or not row["score"]
+            (models and model not in found)
+            or (wanted and row.text("dataset") not in wanted)
+            or not row.text("score")
         ):
             continue
-        found.setdefault(row["model"])
-        cell = float(row["score"]), _number(row.get("prompt_tokens")), _number(row.get("completion_tokens"))
-        cells.setdefault(row["query_id"], {})[row["model"]] = cell
+        found.setdefault(model)
+        cell = (
+            float(row.number("score", most=1)),
+            row.tokens("prompt_tokens"),
+            row.tokens("completion_tokens"),
+        )
+        cells.setdefault(row.text("query_id"), {})[model] = cell
     names = tuple(found)
     ids = sorted(key for key, cell in cells.items() if key in texts and len(cell) == len(names))
     if not ids or len(names) < 2:
@@ -129,11 +135,11 @@ def read(queries: Path, outcomes: Path, models: Sequence[str] = (), datasets: Se
 
 
 def read_prices(path: Path) -> dict[str, Listed]:
-    """Prices by model, in nano-dollars per million tokens."""
+    """Prices by model, in nano-dollars per million tokens. DataError as `read`."""
     listed = {}
     for row in _rows(path, ("model", "usd_per_m_input", "usd_per_m_output")):
-        price = Price(_nano(row["usd_per_m_input"]), _nano(row["usd_per_m_output"]))
-        listed[row["model"]] = Listed(price, row.get("version") or "")
+        price = Price(*(round(row.number(f"usd_per_m_{side}") * _NANO) for side in ("input", "output")))
+        listed[row.text("model")] = Listed(price, row.text("version"))
     return listed
 
 
@@ -149,14 +155,42 @@ def split(outcomes: Outcomes, seed: int, shares: Sequence[float]) -> list[Outcom
     return [outcomes.take(np.flatnonzero(parts == part)) for part in range(len(shares))]
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a file; `place` is the file's name and the line on which the row ends."""
+
+    place: str
+    cells: Mapping[str, str | None]
+
+    def text(self, column: str) -> str:
+        """The cell; "" where there is none."""
+        return self.cells.get(column) or ""
+
+    def number(self, column: str, most: int | None = None) -> Decimal:
+        """The cell, 0 or more and at most `most`; a DataError names its place and never quotes it."""
+        try:
+            number = Decimal(self.text(column))
+        except InvalidOperation:
+            number = Decimal("NaN")
+        if not number.is_finite() or number < 0 or (most is not None and number > most):
+            limits = "of 0 or more" if most is None else f"from 0 to {most}"
+            raise DataError(f"{self.place}: {column}: must be a number {limits}")
+        return number
+
+    def tokens(self, column: str) -> float:
+        """The count in the cell; NaN where there is none."""
+        return float(self.number(column)) if self.text(column) else float("nan")
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[_Row]:
     csv.field_size_limit(1 << 26)
     with _open(path) as file:
         reader = csv.DictReader(file)
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
             raise DataError(f"{path.name} has no column {missing[0]!r}; it needs {', '.join(columns)}")
-        yield from reader
+        for cells in reader:
+            yield _Row(f"{path.name}:{reader.line_num}", cells)
 
 
 def _open(path: Path) -> TextIO:
@@ -165,11 +199,3 @@ def _open(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return cast("TextIO", gzip.open(path, "rt", encoding="utf-8", newline=""))
     return path.open(encoding="utf-8", newline="")
-
-
-def _number(field: str | None) -> float:
-    return float(field) if field else float("nan")
-
-
-def _nano(usd: str) -> int:
-    return round(Decimal(usd) * _NANO)

@@ -212,11 +212,15 @@ class ModelDescription:
 
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
-    """What the config says about one model, with the key resolved. Times are seconds."""
+    """What the config says about one model, with the key resolved. Times are seconds.
+
+    `omit` names fields of `Sampling` that the engine does not take.
+    """
 
     source: str
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
+    omit: tuple[str, ...] = ()
     price: Price | None = None
     slots: int = 4
     first_token_s: float = 30.0

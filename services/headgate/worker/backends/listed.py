@@ -9,8 +9,10 @@ from genai_prices import Usage, calc_price
 
 from headgate.worker.backends.base import Price
 
-_MILLION = 1_000_000
-_NANO = Decimal(1_000_000_000)
+_TOKENS = 1000
+"""A short call: some models cost more per token once a prompt is long."""
+_SCALE = Decimal(1_000_000_000) * 1_000_000 / _TOKENS
+"""From dollars for that call to nano-dollars per million tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,14 @@ UNLISTED = Listed(None, 0)
 
 
 def look_up(model: str, base_url: str) -> Listed:
-    """The list's entry for a model of the vendor that serves `base_url`; UNLISTED for any other server."""
+    """The list's entry for a model of the vendor that serves `base_url`; UNLISTED for any other server.
+
+    The price is that of short prompts.
+    """
     try:
-        read = calc_price(Usage(input_tokens=_MILLION), model, provider_api_url=base_url)
-        written = calc_price(Usage(output_tokens=_MILLION), model, provider_api_url=base_url)
+        read = calc_price(Usage(input_tokens=_TOKENS), model, provider_api_url=base_url)
+        written = calc_price(Usage(output_tokens=_TOKENS), model, provider_api_url=base_url)
     except LookupError:
         return UNLISTED
-    price = Price(int(read.total_price * _NANO), int(written.total_price * _NANO))
+    price = Price(int(read.input_price * _SCALE), int(written.output_price * _SCALE))
     return Listed(price, read.model.context_window or 0)

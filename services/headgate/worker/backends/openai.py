@@ -73,7 +73,7 @@ class OpenAIBackend:
         self._description = _description(self._settings, self._base_url)
 
     def describe(self) -> ModelDescription:
-        """The version is the upstream's model name and a digest of where it is served."""
+        """The version is the upstream's model name and a digest of where it is served and what is omitted."""
         return self._description
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
@@ -112,7 +112,7 @@ class OpenAIBackend:
         if self._client is None:
             raise NotLoadableError("the backend is closed")
         return self._client.chat.completions.create(
-            **_arguments(self._settings.source, self._base_url, request), extra_headers=self._headers(request)
+            **_arguments(self._settings, self._base_url, request), extra_headers=self._headers(request)
         )
 
     def _headers(self, request: GenerationRequest) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _client(base_url: str, api_key: str | None, slots: int) -> openai.AsyncOpenA
 
 def _description(settings: BackendSettings, base_url: str) -> ModelDescription:
     listed = look_up(settings.source, base_url)
-    place = hashlib.sha256(base_url.encode()).hexdigest()[:8]
+    place = hashlib.sha256(" ".join((base_url, *sorted(settings.omit))).encode()).hexdigest()[:8]
     return ModelDescription(
         version=f"{settings.source}:{place}",
         context_tokens=listed.context_tokens,
@@ -195,11 +195,11 @@ def _description(settings: BackendSettings, base_url: str) -> ModelDescription:
     )
 
 
-def _arguments(model: str, base_url: str, request: GenerationRequest) -> dict[str, Any]:
-    """The body of the call, without what the request leaves to the model."""
+def _arguments(settings: BackendSettings, base_url: str, request: GenerationRequest) -> dict[str, Any]:
+    """The body of the call, without what the request leaves to the model or the model does not take."""
     sampling = request.sampling
     arguments: dict[str, Any] = {
-        "model": model,
+        "model": settings.source,
         "messages": [{"role": turn.role.value, "content": turn.text} for turn in request.conversation],
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -209,7 +209,8 @@ def _arguments(model: str, base_url: str, request: GenerationRequest) -> dict[st
         arguments["top_p"] = sampling.top_p
     if sampling.max_tokens:
         # OpenAI itself no longer takes the old name; many other servers do not know the new one.
-        arguments["max_completion_tokens" if base_url == VENDOR else "max_tokens"] = sampling.max_tokens
+        name = "max_completion_tokens" if base_url.rstrip("/") == VENDOR else "max_tokens"
+        arguments[name] = sampling.max_tokens
     if sampling.stop:
         arguments["stop"] = list(sampling.stop[:_STOPS_UPSTREAM])
     if sampling.seed is not None:
@@ -217,4 +218,4 @@ def _arguments(model: str, base_url: str, request: GenerationRequest) -> dict[st
     if request.logprobs:
         arguments["logprobs"] = True
         arguments["top_logprobs"] = request.top_logprobs
-    return arguments
+    return {name: value for name, value in arguments.items() if name not in settings.omit}

@@ -90,6 +90,36 @@ def test_files_that_lack_something_say_what(
         datasets.read(tmp_path / "q.csv", tmp_path / "o.csv")
 
 
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ("n/a,1,1", "score: must be a number from 0 to 1"),
+        ("1.01,1,1", "score: must be a number from 0 to 1"),
+        ("-0.1,1,1", "score: must be a number from 0 to 1"),
+        ("NaN,1,1", "score: must be a number from 0 to 1"),
+        ("1,-,1", "prompt_tokens: must be a number of 0 or more"),
+        ("1,1,-3", "completion_tokens: must be a number of 0 or more"),
+        ("1,1,inf", "completion_tokens: must be a number of 0 or more"),
+    ],
+)
+def test_a_bad_cell_is_named_by_its_place(tmp_path: Path, row: str, sentence: str) -> None:
+    (tmp_path / "q.csv").write_text("query_id,query\na,first\n")
+    head = "query_id,model,score,prompt_tokens,completion_tokens"
+    (tmp_path / "o.csv").write_text(f"{head}\na,x,1,,\na,y,{row}\n")
+    with pytest.raises(DataError) as caught:
+        datasets.read(tmp_path / "q.csv", tmp_path / "o.csv")
+    assert str(caught.value) == f"o.csv:3: {sentence}"
+
+
+@pytest.mark.parametrize("price", ["$0.6", "", "-1", "NaN", "Infinity"])
+def test_a_bad_price_is_named_by_its_place(tmp_path: Path, price: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(f"model,usd_per_m_input,usd_per_m_output\nx,1,1\ny,1,{price}\n")
+    with pytest.raises(DataError) as caught:
+        datasets.read_prices(path)
+    assert str(caught.value) == "p.csv:3: usd_per_m_output: must be a number of 0 or more"
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no file"):
         datasets.read_prices(tmp_path / "absent.csv")

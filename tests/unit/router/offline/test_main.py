@@ -75,6 +75,16 @@ def test_a_fault_is_one_sentence_and_status_1(
     assert not (tmp_path / "x.bundle").exists()
 
 
+@pytest.mark.parametrize("share", ["1", "1.5", "-0.1", "nan"])
+def test_a_share_held_out_leaves_something(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], share: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *data(files), "--held-out", share, "--bundle", str(tmp_path / "x.bundle")])
+    assert ended.value.code == 2
+    assert "--held-out: must be a share: 0 or more, and below 1" in capsys.readouterr().err
+
+
 def test_a_broken_bundle_is_named(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken.bundle"
     broken.write_bytes(b"no bundle")

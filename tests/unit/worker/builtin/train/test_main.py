@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -79,6 +80,15 @@ def test_smoke_goes_the_whole_way_and_leaves_the_shipped_pair_alone(
     made = tmp_path / "smoke" / "weights"
     assert {path.name for path in made.iterdir()} >= {"small.onnx", "large.onnx", "manifest.json"}
     assert json.loads((made / "manifest.json").read_text())["small"]["evaluation"]["n"] == 8
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(3, 3), (None, 1)])
+def test_a_system_that_does_not_say_which_cores_are_given_has_threads_for_all(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert train._parser().parse_args(["train", "small"]).threads == threads
 
 
 def test_another_recipe_in_the_folder_is_one_sentence(

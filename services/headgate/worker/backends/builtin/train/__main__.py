@@ -52,9 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="train one model, or go on from its checkpoint")
     command.add_argument("model", choices=MODELS)
     command.add_argument("--steps", type=int, help="shorter or longer than the recipe's schedule")
-    command.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="of torch, on a CPU (%(default)s)"
-    )
+    command.add_argument("--threads", type=int, default=_cores(), help="of torch, on a CPU (%(default)s)")
     command.set_defaults(run=_train)
     command = commands.add_parser("export", help="checkpoints to ONNX files")
     command.set_defaults(run=_export)
@@ -79,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("all", help="train both, export, evaluate, card, outcomes")
     command.set_defaults(run=_all)
     return parser
+
+
+def _cores() -> int:
+    """Those that this process was given; all that there are where the system does not say, as on macOS."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _train(options: argparse.Namespace) -> None:
