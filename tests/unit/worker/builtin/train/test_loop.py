@@ -61,6 +61,26 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     assert torch.equal(weights(again), weights(trained(tmp_path / "whole")))
 
 
+GROWING = Recipe("growing", Shape(2, 64, 4), (Stage(3, shape=Shape(1, 32, 2)), Stage(6)), batch=8, pool=3)
+
+
+def test_a_network_that_grows_is_the_same_whenever_its_run_was_stopped(tmp_path: Path) -> None:
+    whole = Training(GROWING, tmp_path / "whole", CPU)
+    whole.run()
+    assert whole.network.shape == GROWING.shape
+    for stops in (3, 6):
+        folder = tmp_path / f"{stops}"
+        first = Training(GROWING, folder, CPU)
+        while first.done < stops:
+            first._pool()
+        folder.mkdir()
+        first.save()
+        again = Training(GROWING, folder, CPU)
+        assert again.resume()
+        again.run()
+        assert torch.equal(weights(again), weights(whole))
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     trained(tmp_path)
     other = Recipe("tiny", TINY.shape, (Stage(24),), batch=8, pool=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from headgate.worker.backends.builtin.train.model import Shape
 from headgate.worker.backends.builtin.train.recipe import RECIPES, Recipe, Stage, rate_at, shortened
 from headgate.worker.backends.builtin.worksheets import FAMILIES
 
@@ -31,6 +32,16 @@ def test_a_shortened_recipe_is_whole_pools_of_one_stage() -> None:
     assert recipe.steps == 96
     assert len(recipe.stages) == 1
     assert shortened(RECIPES["large"], 1).steps == recipe.pool
+    assert recipe.shape_at(0) == recipe.shape, "and of one shape, the finished one"
+
+
+def test_a_network_grows_between_stages_and_whole_pools_end_them() -> None:
+    small = Shape(1, 32, 2)
+    recipe = Recipe("x", Shape(2, 32, 2), (Stage(10, shape=small), Stage(30)))
+    assert [recipe.shape_at(done) for done in (0, 9, 10, 40)] == [small, small, recipe.shape, recipe.shape]
+    for shipped in RECIPES.values():
+        assert shipped.shape_at(shipped.steps) == shipped.shape
+        assert all(stage.steps % shipped.pool == 0 for stage in shipped.stages)
 
 
 def test_large_is_held_short_of_the_specialities() -> None:

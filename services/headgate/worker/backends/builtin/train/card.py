@@ -155,8 +155,9 @@ def _trained(name: str, entry: Mapping[str, Any]) -> str:
 
 def _stage(stage: Mapping[str, Any]) -> str:
     emphasis = ", ".join(f"{family} × {factor:g}" for family, factor in stage["emphasis"].items())
+    smaller = f" as {_shape(stage['shape'])}" if stage["shape"] else ""
     return (
-        f"{stage['steps']:,} steps with Muon at {stage['muon_rate']} for the matrices and AdamW at "
+        f"{stage['steps']:,} steps{smaller} with Muon at {stage['muon_rate']} for the matrices and AdamW at "
         f"{stage['adam_rate']} for the rest, constant, then a cosine (in the mix: {emphasis})"
     )
 

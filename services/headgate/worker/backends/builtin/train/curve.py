@@ -47,7 +47,7 @@ def _panel(panel: Any, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             minutes, [_mean(row, general, [level]) for row in rows], color=colour, label=f"level {level}"
         )
     panel.plot(minutes, [_mean(row, special, range(LEVELS)) for row in rows], "k--", label="specialities")
-    panel.set(title=name, xlabel="minutes on one core", ylim=(0, 1))
+    panel.set(title=name, xlabel="minutes", ylim=(0, 1))
     panel.grid(alpha=0.3)
 
 

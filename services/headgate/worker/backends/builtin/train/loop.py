@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from headgate.worker.backends.builtin.tokens import END, encode, windows
 from headgate.worker.backends.builtin.train.curriculum import CELLS, Curriculum
-from headgate.worker.backends.builtin.train.model import Network
+from headgate.worker.backends.builtin.train.grow import grown
+from headgate.worker.backends.builtin.train.model import Network, Shape
 from headgate.worker.backends.builtin.train.muon import Muon
 from headgate.worker.backends.builtin.train.recipe import Recipe, Stage, rate_at
 from headgate.worker.backends.builtin.worksheets import Worksheet
@@ -77,11 +78,15 @@ class Training:
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
         torch.manual_seed(recipe.seed)
-        self.network = Network(recipe.shape).to(device)
+        self._take(Network(recipe.shape_at(0)).to(device))
         self.rng = Random(recipe.seed)
         self.curriculum = Curriculum()
         self.done, self.seconds = 0, 0.0
         self.stopping = False
+
+    def _take(self, network: Network) -> None:
+        """Goes on with this network; its optimizers begin anew."""
+        self.network = network
         matrices = list(self.network.blocks.parameters())
         inner = [param for param in matrices if param.ndim >= 2]
         others = [param for param in self.network.parameters() if not any(param is other for other in inner)]
@@ -120,6 +125,9 @@ class Training:
     def _pool(self) -> float:
         """One pool: `recipe.pool` steps on worksheets drawn together and sorted by length."""
         recipe = self.recipe
+        if recipe.shape_at(self.done) != self.network.shape:
+            torch.manual_seed(recipe.seed)
+            self._take(grown(self.network, recipe.shape_at(self.done)))
         stage, progress = recipe.at(self.done)
         count, all_open = recipe.pool * recipe.batch, progress >= stage.open_share
         sheets = self.curriculum.draw(self.rng, count, stage.emphasis, all_open)
@@ -176,6 +184,7 @@ class Training:
         content = {
             "done": self.done,
             "seconds": self.seconds,
+            "shape": list(astuple(self.network.shape)),
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "accuracy": [self.curriculum.accuracy[cell] for cell in CELLS],
@@ -198,6 +207,7 @@ class Training:
             raise ValueError(
                 f"{self.checkpoint_path} belongs to another recipe; remove it or train elsewhere"
             )
+        self._take(Network(Shape(*content["shape"])).to(self.device))
         self.network.load_state_dict(content["network"])
         for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(state)

@@ -24,7 +24,8 @@ class Stage:
     question's bytes is weighted with `prompt_weight`, from the first value to the second. All levels are
     open after `open_share` of the steps. `emphasis` multiplies a family's share of the mix (1 where it
     has none). The end byte weighs `end_weight` times the answer's length more than another byte: in a
-    long answer, where to stop is one decision among a hundred bytes.
+    long answer, where to stop is one decision among a hundred bytes. `shape` is given where the network is
+    still smaller than the recipe's: what a small one has learned in cheap steps, a larger one goes on with.
     """
 
     steps: int
@@ -34,6 +35,7 @@ class Stage:
     prompt_weight: tuple[float, float] = (0.1, 0.0)
     open_share: float = 0.4
     end_weight: float = 0.0
+    shape: Shape | None = None
 
 
 class _Continued(TypedDict):
@@ -46,7 +48,10 @@ class _Continued(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model's training: `batch` worksheets a step, drawn for `pool` steps at a time."""
+    """One model's training: `batch` worksheets a step, drawn for `pool` steps at a time.
+
+    `shape` is that of the finished network.
+    """
 
     name: str
     shape: Shape
@@ -68,6 +73,10 @@ class Recipe:
             done -= stage.steps
         return self.stages[-1], 1.0
 
+    def shape_at(self, done: int) -> Shape:
+        """The network's shape in the step after `done` steps."""
+        return self.at(done)[0].shape or self.shape
+
 
 def rate_at(progress: float) -> float:
     """Share of the full learning rate at a stage's progress of 0 to 1."""
@@ -83,6 +92,7 @@ _CONTINUED = _Continued(
     muon_rate=0.005, adam_rate=0.006, prompt_weight=(0.0, 0.0), open_share=0.0, end_weight=0.1
 )
 _FINISHED: _Continued = {**_CONTINUED, "muon_rate": 0.003, "adam_rate": 0.003}
+_SAPLING = Shape(layers=4, width=160, heads=5)
 
 RECIPES: dict[str, Recipe] = {
     "small": Recipe(
@@ -96,11 +106,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "large": Recipe(
         "large",
-        Shape(layers=4, width=160, heads=5),
+        Shape(layers=5, width=192, heads=6),
         (
-            Stage(12_000, {**_LONG, **dict.fromkeys(_SPECIALITIES, 0.25)}),
-            Stage(8400, {"words": 0.15, "elem": 0.03}, **_CONTINUED),
-            Stage(1800, {"words": 0.12, "elem": 0.1}, **_FINISHED),
+            Stage(12_000, {**_LONG, **dict.fromkeys(_SPECIALITIES, 0.25)}, shape=_SAPLING),
+            Stage(8400, dict.fromkeys(_SPECIALITIES, 0.15), **_CONTINUED, shape=_SAPLING),
+            Stage(1800, dict.fromkeys(_SPECIALITIES, 0.15), **_FINISHED, shape=_SAPLING),
+            Stage(2400, {"ladder": 1.5, **dict.fromkeys(_SPECIALITIES, 0.08)}, **_FINISHED),
         ),
     ),
 }
@@ -108,5 +119,6 @@ RECIPES: dict[str, Recipe] = {
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:
     """The first stage alone, over fewer or more steps: its schedule is stretched with them."""
-    stage = replace(recipe.stages[0], steps=max(recipe.pool, steps // recipe.pool * recipe.pool))
+    whole_pools = max(recipe.pool, steps // recipe.pool * recipe.pool)
+    stage = replace(recipe.stages[0], steps=whole_pools, shape=None)
     return replace(recipe, stages=(stage,))
