@@ -26,7 +26,6 @@ ASKED = (
 )
 ANSWERS = {
     "4711 in words": ("small", "four thousand seven hundred eleven"),
-    "How many r in berry?": ("large", "2"),
     "Sort up: 27 20 38 68": ("large", "20 27 38 68"),
     "Reverse stressed": ("large", "desserts"),
     "Spell backgrounds": (

@@ -30,9 +30,9 @@ First steps:
 
   headgate ask "4711 in words"           an answer; the small model gives it
 
-  headgate ask "How many r in berry?"    the large model gives this one
+  headgate ask "Reverse stressed"        the large model gives this one
 
-  headgate route "How many r in berry?" --explain
+  headgate route "Reverse stressed" --explain
 """
 
 app = typer.Typer(

@@ -41,7 +41,7 @@ def ask(
 
     [bold]headgate ask --model large "Sort up: 27 20 38 68"[/bold]
 
-    [bold]echo "How many r in berry?" | headgate ask --json | jq .decision.model[/bold]
+    [bold]echo "Reverse stressed" | headgate ask --json | jq .decision.model[/bold]
     """
     state: State = context.obj
     text = _question(question)

@@ -35,7 +35,7 @@ def route(
 
     [bold]headgate route "4711 in words"[/bold]
 
-    [bold]headgate route "How many r in berry?" --explain[/bold]
+    [bold]headgate route "Reverse stressed" --explain[/bold]
     """
     state: State = context.obj
     text = worded(question)
