@@ -23,9 +23,9 @@ from tests.faults.chain import PRICE
 from tests.faults.upstream import Script, Upstream
 from tests.integration.gateway_rig import PEPPER, Process, Valkey, config, eventually
 
-SERVICE_S = 0.4
-"""How long the upstream takes for an answer."""
-ANSWER = Script(pieces=("one ", "two"), before_first_s=SERVICE_S / 2, between_s=SERVICE_S / 2)
+SERVICE_S = 1.6
+"""How long the upstream takes for an answer: so long that every replica is in the middle of several."""
+ANSWER = Script(pieces=("one ", "two"), before_first_s=SERVICE_S / 4, between_s=SERVICE_S * 3 / 4)
 REPLICAS, PLACES = 2, 3
 QUEUE = 256
 """Long enough that a machine that stalls for a moment does not look like an overload."""

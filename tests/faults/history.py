@@ -6,14 +6,18 @@ entries that break its invariant, and a test asserts that there are none.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
 
+from headgate.router.cost import estimate_tokens
 from headgate.v1 import router_pb2
+from tests.faults.upstream import Call
+
+TOKENS_A_PRICE = 1_000_000
 
 
 @dataclass(slots=True)
@@ -57,6 +61,27 @@ class History:
         return entry
 
 
+def broken(
+    entries: Sequence[Entry],
+    whole: str,
+    records: Sequence[Mapping[bytes, bytes]],
+    ledger: Iterable[Call],
+    price: Mapping[str, int],
+) -> dict[str, list[Entry]]:
+    """The entries that break each invariant, by its name."""
+    return {
+        "silent cuts": silent_cuts(entries, whole),
+        "wrong tokens": wrong_tokens(entries, whole),
+        "not recorded once": not_recorded_once(entries, records),
+        "charged otherwise": charged_otherwise(entries, records, ledger, price),
+    }
+
+
+def counted(found: Mapping[str, Sequence[Entry]]) -> str:
+    """How many broke which invariant, in words."""
+    return ", ".join(f"{len(entries)} {name}" for name, entries in found.items())
+
+
 def silent_cuts(entries: Iterable[Entry], whole: str) -> list[Entry]:
     """Streams without a terminal event, or that claim to be finished and are not `whole`."""
     return [entry for entry in entries if not _ended_openly(entry, whole)]
@@ -79,9 +104,54 @@ def not_recorded_once(entries: Iterable[Entry], records: Sequence[Mapping[bytes,
     return [entry for entry in entries if counted[entry.request_id] != 1]
 
 
-def charged_otherwise(entries: Iterable[Entry], records: Sequence[Mapping[bytes, bytes]]) -> list[Entry]:
-    """Finished requests whose record names another cost than the client was told."""
+def charged_otherwise(
+    entries: Iterable[Entry],
+    records: Sequence[Mapping[bytes, bytes]],
+    ledger: Iterable[Call],
+    price: Mapping[str, int],
+) -> list[Entry]:
+    """Streams whose record has another cost than what the upstream's ledger bears out at the pool's `price`.
+
+    A stream pays for one call: one without text is free, and after one with text there is no other. Finished,
+    it pays what the upstream reported of the last call, and its client was told so. Cut, it pays by the
+    gateway's estimate, at least for what its client saw and at most for what the upstream wrote.
+    """
     costs = {record[b"request_id"].decode(): int(record[b"cost_nanousd"]) for record in records
              if record[b"kind"] == b"request"}  # fmt: skip
-    finished = (entry for entry in entries if entry.code is grpc.StatusCode.OK)
-    return [entry for entry in finished if costs.get(entry.request_id) != entry.cost_nanousd]
+    calls: defaultdict[str, list[Call]] = defaultdict(list)
+    for call in ledger:
+        calls[call.key].append(call)
+
+    def fair(entry: Entry) -> bool:
+        cost = costs.get(entry.request_id, -1)
+        least, most = _due(entry, calls[entry.request_id], price)
+        return least <= cost <= most and (entry.code is not grpc.StatusCode.OK or entry.cost_nanousd == cost)
+
+    return [entry for entry in entries if not fair(entry)]
+
+
+def _due(entry: Entry, calls: Sequence[Call], price: Mapping[str, int]) -> tuple[int, int]:
+    """The least and the most that the stream may be charged."""
+    if not calls:
+        return 0, 0
+    if entry.code is grpc.StatusCode.OK:
+        exactly = _reported(calls[-1], price)
+        return exactly, exactly
+    used = (cost for call in calls for cost in (_estimated(call, call.text, price), _reported(call, price)))
+    return _estimated(calls[-1], entry.text, price), max(used)
+
+
+def _reported(call: Call, price: Mapping[str, int]) -> int:
+    """What the upstream counted; nothing until it said so."""
+    return _cost(price, call.usage["prompt_tokens"], call.usage["completion_tokens"]) if call.usage else 0
+
+
+def _estimated(call: Call, text: str, price: Mapping[str, int]) -> int:
+    """What the call's prompt and so much of its answer cost by the gateway's estimate; no text is free."""
+    prompt = sum(estimate_tokens(message["content"]) for message in call.body["messages"])
+    return _cost(price, prompt, estimate_tokens(text)) if text else 0
+
+
+def _cost(price: Mapping[str, int], prompt: int, completion: int) -> int:
+    """Nano-dollars; exact where prices are whole nano-dollars a token."""
+    return (prompt * price["input_nanousd"] + completion * price["output_nanousd"]) // TOKENS_A_PRICE

@@ -84,12 +84,40 @@ MUTANTS = (
             }
         },
         "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
-        "silent cuts",
+        "{'silent cuts': ",
+    ),
+    Mutant(
+        "after text was delivered the call is made again",
+        {"gateway/conductor.py": {"return self.deliver is not None and bool(self.text)": "return False"}},
+        "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
+        "'wrong tokens': ",
+    ),
+    Mutant(
+        "the cost of an attempt is doubled",
+        {"gateway/conductor.py": {"cost = call_cost(": "cost = 2 * call_cost("}},
+        "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
+        "{'charged otherwise': ",
+    ),
+    Mutant(
+        "a cut stream is free",
+        {"gateway/conductor.py": {"_estimated(journey) if journey.text else ": ""}},
+        "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
+        "{'charged otherwise': ",
     ),
     Mutant(
         "the drain is skipped",
-        {"gateway/server.py": {"await self._health.enter_graceful_shutdown()": "await self._public.stop(0)"}},
+        {"gateway/server.py": {"self._health.drain()": "await self._public.stop(0)"}},
         "test_restarts.py::test_a_rolling_restart_under_load_fails_no_request[gateway]",
+        "StatusCode.",
+    ),
+    Mutant(
+        "the worker's drain is skipped",
+        {
+            "worker/server.py": {
+                "await asyncio.sleep(self._settings.lame_duck_s)\n": "await self._server.stop(0)\n"
+            }
+        },
+        "test_restarts.py::test_a_rolling_restart_under_load_fails_no_request[worker]",
         "StatusCode.",
     ),
     Mutant(
@@ -104,10 +132,26 @@ MUTANTS = (
         "DEADLINE_EXCEEDED",
     ),
     Mutant(
+        "a dead answer cache is the caller's failure",
+        {
+            "gateway/answer_cache.py": {
+                "get(str(at))\n        except SideRoomError:": "get(str(at))\n        except LookupError:"
+            }
+        },
+        "test_valkey.py::test_a_sick_valkey_costs_no_answer_and_is_said[killed and restarted empty]",
+        "StatusCode.INTERNAL",
+    ),
+    Mutant(
         "the deadline of a worker's call is removed",
         {"gateway/conductor.py": {"timeout=left)": "timeout=None)"}},
         "test_deadlines.py::test_each_hop_has_less_time_than_the_one_before",
         "'<' not supported between instances of 'int' and 'NoneType'",
+    ),
+    Mutant(
+        "a caller's deadline has no limit",
+        {"gateway/servicer.py": {"min(left, LONGEST_S)": "left"}},
+        "test_deadlines.py::test_a_longer_deadline_than_any_call_may_take_is_cut_at_the_next_hop",
+        "<= 600",
     ),
     Mutant(
         "the prompt is logged",
@@ -152,5 +196,11 @@ MUTANTS = (
         {"gateway/retry_budget.py": {"        if self._tokens < 1:\n": "        if False:\n"}},
         "test_retries.py::test_not_every_failure_is_worth_a_second_call",
         "calls <=",
+    ),
+    Mutant(
+        "calls that are over are kept",
+        {"gateway/conductor.py": {"            worker.calls.discard(call)\n": ""}},
+        "test_soak.py::test_nothing_grows_under_clients_that_leave_and_come_back",
+        "AssertionError: {'gateway': ",
     ),
 )

@@ -8,11 +8,13 @@ import uuid
 from dataclasses import dataclass
 from time import monotonic
 
+import grpc
 import pytest
 
 from headgate.v1 import router_pb2
-from tests.faults.chain import ACME, Chain
+from tests.faults.chain import ACME, PRICE, Chain
 from tests.faults.figures import Form
+from tests.faults.history import Entry, charged_otherwise
 from tests.faults.load import percentile
 from tests.faults.upstream import Script, Upstream
 from tests.integration.gateway_rig import eventually, query, stub
@@ -97,13 +99,12 @@ async def each_recorded_once(running: Chain, left: list[Left]) -> None:
 async def test_a_cancelled_answer_is_charged_for_what_was_written(running: Chain, upstream: Upstream) -> None:
     upstream.script = Script(pieces=("word ",) * 20, stall_after=20)
     name = uuid.uuid4().hex
+    seen = Entry(name, code=grpc.StatusCode.CANCELLED)
     async with running.channel() as channel:
         request = router_pb2.StreamGenerateRequest(query=query("tell", model="large", request_id=name))
         call = stub(channel).StreamGenerate(request, metadata=ACME, timeout=60)
-        text = ""
-        while text.count("word") < 20:
-            event = await call.read()
-            text += event.delta.text
+        while seen.text.count("word") < 20:
+            seen.take(await call.read())
         call.cancel()
 
     def record() -> dict[bytes, bytes] | None:
@@ -112,4 +113,4 @@ async def test_a_cancelled_answer_is_charged_for_what_was_written(running: Chain
     found = await eventually(record, what="the record")
     assert found is not None
     assert found[b"code"] == b"CANCELLED"
-    assert int(found[b"cost_nanousd"]) > 0
+    assert charged_otherwise([seen], [found], upstream.ledger, PRICE) == [], found[b"cost_nanousd"]

@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from tests.faults import history
-from tests.faults.chain import ACME, WHOLE, Chain, numbered
+from tests.faults.chain import ACME, PRICE, WHOLE, Chain, numbered
 from tests.faults.chaos import CONTINUE, KILL, STOP, Strike, perform, schedule
 from tests.faults.figures import Form
 from tests.faults.history import Entry, History
@@ -49,21 +49,17 @@ async def test_random_kills_and_freezes_break_no_invariant(
     )
     mine = {entry.request_id for entry in seen.entries}
     calls, answered = sum(call.key in mine for call in upstream.ledger), codes["OK"] / len(seen.entries)
-    wrong = {
-        "silent cuts": history.silent_cuts(seen.entries, WHOLE),
-        "wrong tokens": history.wrong_tokens(seen.entries, WHOLE),
-        "not recorded once": history.not_recorded_once(seen.entries, running.records()),
-        "charged otherwise": history.charged_otherwise(seen.entries, running.records()),
-    }
+    found = history.broken(seen.entries, WHOLE, running.records(), upstream.ledger, PRICE)
     measured = f"{len(strikes)} strikes; {dict(codes)}; {calls / len(seen.entries):.3f} upstream calls each; "
     form.note(
         "8: workers are killed and frozen at random under load",
         target="no silent cut, wrong token, missing record or other charge; calls ≤ 1.10 each and a burst",
-        measured=measured + ", ".join(f"{len(broken)} {name}" for name, broken in wrong.items()),
+        measured=measured + history.counted(found),
         n=len(seen.entries),
-        met=not any(wrong.values()) and calls <= 1.1 * len(seen.entries) + BURST,
+        met=not any(found.values()) and calls <= 1.1 * len(seen.entries) + BURST,
     )
-    assert not any(wrong.values()), wrong
+    broken = {name: len(those) for name, those in found.items() if those}
+    assert not broken, broken
     assert calls <= 1.1 * len(seen.entries) + BURST
     assert answered > 0.5, codes
     assert set(codes) <= {"OK", grpc.StatusCode.UNAVAILABLE.name, grpc.StatusCode.DEADLINE_EXCEEDED.name}

@@ -13,7 +13,7 @@ import pytest
 
 from headgate.v1 import router_pb2_grpc
 from tests.faults import history
-from tests.faults.chain import ACME, WHOLE, Chain, numbered
+from tests.faults.chain import ACME, PRICE, WHOLE, Chain, numbered
 from tests.faults.figures import Form
 from tests.faults.history import Entry, History
 from tests.faults.proxy import NO_FAULT, Fault, FaultProxy
@@ -23,7 +23,7 @@ from tests.integration.gateway_rig import Stack, eventually, generate, streamed,
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AT_ONCE = 8
-TARGET = "0 silent cuts, 0 wrong or doubled tokens, one record and one charge each"
+TARGET = "0 silent cuts, 0 wrong or doubled tokens, one record and one charge each, as the upstream counts"
 
 
 async def test_a_worker_killed_in_mid_stream_is_an_explicit_error(
@@ -41,7 +41,7 @@ async def test_a_worker_killed_in_mid_stream_is_an_explicit_error(
             running.workers["small"].popen.kill()
             await asyncio.gather(*streams)
             await asyncio.to_thread(running.restart_worker, "small")
-    await check(f"8: a worker is killed in mid-stream, {kills} times", running, seen.entries, form)
+    await check(f"8: a worker is killed in mid-stream, {kills} times", running, upstream, seen.entries, form)
 
 
 async def test_an_upstream_that_cuts_its_answer_is_an_explicit_error(
@@ -61,7 +61,7 @@ async def test_an_upstream_that_cuts_its_answer_is_an_explicit_error(
                 await asyncio.gather(*(begin(stub(channel), seen, "large") for _ in range(AT_ONCE)))
     finally:
         upstream.choose = None
-    await check("8: an upstream cuts its answer at a random token", running, seen.entries, form)
+    await check("8: an upstream cuts its answer at a random token", running, upstream, seen.entries, form)
 
 
 @pytest.mark.parametrize("how", ["reset", "limit"])
@@ -83,7 +83,7 @@ async def test_a_broken_connection_to_a_worker_is_an_explicit_error(
                     proxy.inject(NO_FAULT)
         finally:
             await asyncio.to_thread(gateway.stop)
-    await check(f"8: the connection to a worker breaks ({how})", running, seen.entries, form)
+    await check(f"8: the connection to a worker breaks ({how})", running, upstream, seen.entries, form)
 
 
 def started(running: Stack, name: str, small: str):  # type: ignore[no-untyped-def]
@@ -128,8 +128,10 @@ async def all_speak(seen: History) -> None:
     await eventually(lambda: len(seen.entries) % AT_ONCE == 0 and speaking(), what="a token of each stream")
 
 
-async def check(promise: str, running: Chain, entries: Sequence[Entry], form: Form) -> None:
-    """Holds what clients saw against the ledger."""
+async def check(
+    promise: str, running: Chain, upstream: Upstream, entries: Sequence[Entry], form: Form
+) -> None:
+    """Holds what clients saw against both ledgers."""
     names = {entry.request_id.encode() for entry in entries}
 
     def mine() -> list[dict[bytes, bytes]]:
@@ -138,15 +140,9 @@ async def check(promise: str, running: Chain, entries: Sequence[Entry], form: Fo
     await eventually(lambda: len(mine()) >= len(names), 10, "a record of each")
     cut = [entry for entry in entries if entry.text and entry.text != WHOLE]
     assert len(cut) >= len(entries) / 4, "hardly any stream was cut: the test tried nothing"
-    wrong = {
-        "silent cuts": history.silent_cuts(entries, WHOLE),
-        "wrong tokens": history.wrong_tokens(entries, WHOLE),
-        "not recorded once": history.not_recorded_once(entries, mine()),
-        "charged otherwise": history.charged_otherwise(entries, mine()),
-    }
+    found = history.broken(entries, WHOLE, mine(), upstream.ledger, PRICE)
+    measured = f"{len(cut)} of {len(entries)} streams cut after their first token; {history.counted(found)}"
+    form.note(promise, target=TARGET, measured=measured, n=len(entries), met=not any(found.values()))
+    broken = {name: len(those) for name, those in found.items() if those}
+    assert not broken, broken
     assert all(entry.kinds[-1:] == ["error"] for entry in cut), "no terminal event"
-    measured = f"{len(cut)} of {len(entries)} streams cut after their first token; " + ", ".join(
-        f"{len(broken)} {name}" for name, broken in wrong.items()
-    )
-    form.note(promise, target=TARGET, measured=measured, n=len(entries), met=not any(wrong.values()))
-    assert not any(wrong.values()), measured

@@ -1,107 +1,160 @@
-"""Promise 35, compressed: under clients that leave and come back, nothing grows."""
+"""Promise 35, compressed: under clients that leave and come back, neither gateway nor workers grow."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 import statistics
-import sys
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from urllib.request import urlopen
+from typing import TypeAlias
 
 import grpc.aio
 import psutil
 
+from tests.faults.chain import ACME, Chain, chain
 from tests.faults.figures import Form
-from tests.integration.gateway_rig import Process, Stack, eventually, generate, key, streamed, stub
+from tests.faults.upstream import Call, Script, Upstream
+from tests.integration.gateway_rig import generate, metrics, streamed, stub
 
-ACME = key("acme")
 CLIENTS, CALLS_A_CHANNEL = 8, 50
+MIB = 1 << 20
+MODELS = ("small", "large")
 LEAVING = 0.3
 """Share of calls that their client cancels."""
 SLOPE_MIB = 2.0
-"""Most growth per 100,000 requests."""
-SPARE = 4
-"""File descriptors and tasks that may be more, idle after the load, than idle before it."""
-
-
-class Quiet(Stack):
-    """A stack whose workers keep no journal."""
-
-    def start_worker(self, name: str, port: int = 0) -> Process:
-        """A scripted worker."""
-        ready = self.directory / f"{name}.ready"
-        command = [
-            sys.executable,
-            "-m",
-            "tests.integration.scripted_worker",
-            name,
-            os.devnull,
-            str(port),
-            str(ready),
-        ]
-        return Process(command, self.directory, name, {})
+"""Most growth of a process per 100,000 of its requests."""
+SHORT_MIB = 4.0
+"""Most growth in the short form, whose requests are too few for a slope."""
+SPARE_FDS, SPARE_TASKS = 2 * CLIENTS, 4
+"""What may be more, idle after the load, than idle before it: pools keep what their busiest moment took."""
+SETTLED, IDLE_S = 3, 1.0
+"""So many equal readings in a row, that far apart: a server sees a moment later that a client has gone."""
+QUICK = Script(pieces=("one ", "two "), between_s=0.001)
+SLOW = replace(QUICK, between_s=0.5)
+"""For clients that leave: it is not over before they do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the gateway held after so many requests."""
+    """What a process held after so many requests. Of its tasks only the gateway tells."""
 
     requests: int
     rss: int
     fds: int
-    tasks: int
+    tasks: int | None
+
+    def __str__(self) -> str:
+        return f"fds {self.fds}" + ("" if self.tasks is None else f", tasks {self.tasks}")
+
+
+Readings: TypeAlias = Mapping[str, Reading]
+"""One of each process, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A process idle before the load, under it and warm, and idle after it."""
+
+    before: Reading
+    warm: Sequence[Reading]
+    after: Reading
+
+    @property
+    def flat(self) -> bool:
+        """Whether it let go of what the load needed."""
+        tasks = (self.after.tasks or 0) - (self.before.tasks or 0)
+        return self.after.fds <= self.before.fds + SPARE_FDS and tasks <= SPARE_TASKS
+
+    @property
+    def grown_mib(self) -> float:
+        """Growth of its resident memory under the load."""
+        return (self.warm[-1].rss - self.warm[0].rss) / MIB
+
+    @property
+    def slope_mib(self) -> float:
+        """Theil–Sen slope of it over requests, per 100,000: the median over all pairs of readings."""
+        slopes = [
+            (later.rss - earlier.rss) / MIB / (later.requests - earlier.requests) * 100_000
+            for earlier, later in itertools.combinations(self.warm, 2)
+            if later.requests > earlier.requests
+        ]
+        return statistics.median(slopes)
+
+    def __str__(self) -> str:
+        first, last = self.warm[0].rss // MIB, self.warm[-1].rss // MIB
+        slope = f"{self.slope_mib:+.2f} MiB per 100,000, RSS {first} → {last} MiB"
+        return f"{slope}, idle {self.before} → {self.after}"
 
 
 async def test_nothing_grows_under_clients_that_leave_and_come_back(tmp_path: Path, form: Form) -> None:
-    seconds, every_s = form.count(12, 600), form.count(1, 5)
-    running = await asyncio.to_thread(Quiet, tmp_path)
-    try:
+    seconds, every_s, least = form.count(12, 600), form.count(1, 5), form.count(1_000, 50_000)
+    async with Upstream() as upstream, chain(tmp_path, upstream) as running:
+        upstream.choose = choose
         load = Load(running, form.seed)
-        before = await idle_before(running, load)
+        await load.begin()
+        before = await settled(running, load)
         loading = [asyncio.ensure_future(load.client(number)) for number in range(CLIENTS)]
         readings, began = [], monotonic()
-        while monotonic() - began < seconds:
+        while monotonic() - began < seconds or load.requests < least:
             await asyncio.sleep(every_s)
-            readings.append(read(running, load.requests))
+            readings.append(await asyncio.to_thread(read, running, load.asked))
+            # This process is not what is watched, but it must not eat the machine either.
+            upstream.ledger.clear()
         load.over = True
         await asyncio.gather(*loading)
-        warm = readings[len(readings) // 5 :]
-        # A connection that a client has closed is seen by the server a moment later.
-        last = await eventually(lambda: idle(running, load.requests, before), 20, "everything to be let go")
-    finally:
-        await asyncio.to_thread(running.close)
-    slope = growth_per_100k(warm)
+        after = await settled(running, load)
+    warm = readings[len(readings) // 5 :]
+    watched = {name: Watched(before[name], [one[name] for one in warm], after[name]) for name in before}
     form.note(
         "35: nothing grows under cancels and reconnects",
-        target=f"RSS ≤ {SLOPE_MIB:g} MiB per 100,000 requests after the warm-up; fds and tasks flat",
-        measured=f"{load.left / load.requests:.0%} cancelled; {slope:+.2f} MiB per 100,000, "
-        f"RSS {warm[0].rss >> 20} → {warm[-1].rss >> 20} MiB; "
-        f"idle before → after: fds {before.fds} → {last.fds}, tasks {before.tasks} → {last.tasks}",
+        target=f"RSS of each process ≤ {SLOPE_MIB:g} MiB per 100,000 of its requests after the warm-up; "
+        f"idle fds ≤ +{SPARE_FDS}, tasks ≤ +{SPARE_TASKS}",
+        measured=f"{load.left / load.requests:.0%} cancelled; "
+        + "; ".join(f"{name} {one}" for name, one in watched.items()),
         n=load.requests,
-        met=slope <= SLOPE_MIB and load.left >= 0.25 * load.requests,
+        met=all(one.flat and one.slope_mib <= SLOPE_MIB for one in watched.values())
+        and load.left >= 0.25 * load.requests,
     )
     assert load.failures == []
     assert load.left > 0.15 * load.requests
-    assert warm[-1].rss - warm[0].rss < 48 << 20
+    assert [str(one) for one in watched.values() if not one.flat] == []
+    grown = {name: one.grown_mib for name, one in watched.items() if one.grown_mib > SHORT_MIB}
+    assert form.long or not grown, grown
+
+
+def choose(call: Call) -> Script:
+    """As the prompt says whether its client will leave."""
+    return SLOW if call.body["messages"][-1]["content"].startswith("slow") else QUICK
 
 
 class Load:
     """Clients that call one after the other, leave now and then, and come back on a new connection."""
 
-    def __init__(self, running: Stack, seed: int) -> None:
+    def __init__(self, running: Chain, seed: int) -> None:
         self.over = False
-        self.requests = 0
+        self.asked: Counter[str] = Counter()
+        """Requests by the process that they went to."""
         self.left = 0
         self.failures: list[str] = []
         self._running = running
         self._seed = seed
+
+    @property
+    def requests(self) -> int:
+        return self.asked["gateway"]
+
+    async def begin(self) -> None:
+        """As many at once as will come: pools are filled then."""
+        requests = [generate(uuid.uuid4().hex, model=model) for model in MODELS for _ in range(CLIENTS)]
+        async with self._running.channel() as channel:
+            generating = stub(channel).Generate
+            await asyncio.gather(*(generating(one, metadata=ACME, timeout=30) for one in requests))
 
     async def client(self, number: int) -> None:
         draw = random.Random(self._seed + number)
@@ -111,18 +164,15 @@ class Load:
                     await self._call(channel, draw)
 
     async def _call(self, channel: grpc.aio.Channel, draw: random.Random) -> None:
-        self.requests += 1
-        leaving = draw.random() < LEAVING
-        gap_s = 0.5 if leaving else 0.001
-        script = {"say": ["one ", "two "], "gap_s": gap_s, "nonce": uuid.uuid4().hex}
+        leaving, model = draw.random() < LEAVING, draw.choice(MODELS)
+        self.asked.update(("gateway", model))
+        said = f"{'slow' if leaving else 'quick'} {uuid.uuid4().hex}"
         if draw.random() < 0.5:
-            call = asyncio.ensure_future(
-                _whole(stub(channel).Generate(generate(script), metadata=ACME, timeout=30))
-            )
+            request = generate(said, model=model)
+            call = asyncio.ensure_future(_whole(stub(channel).Generate(request, metadata=ACME, timeout=30)))
         else:
-            call = asyncio.ensure_future(
-                _all(stub(channel).StreamGenerate(streamed(script), metadata=ACME, timeout=30))
-            )
+            asked = streamed(said, model=model)
+            call = asyncio.ensure_future(_all(stub(channel).StreamGenerate(asked, metadata=ACME, timeout=30)))
         if leaving:
             await asyncio.sleep(draw.uniform(0, 0.01))
             self.left += call.cancel()
@@ -143,39 +193,24 @@ async def _all(call: grpc.aio.UnaryStreamCall) -> None:  # type: ignore[type-arg
         pass
 
 
-def read(running: Stack, requests: int) -> Reading:
-    """The gateway now."""
-    process = psutil.Process(running.gateway.popen.pid)
-    with urlopen(f"http://{running.addresses['metrics']}/metrics", timeout=30) as page:
-        lines = dict(
-            line.rsplit(" ", 1) for line in page.read().decode().splitlines() if not line.startswith("#")
-        )
-    return Reading(
-        requests, process.memory_info().rss, process.num_fds(), int(float(lines["headgate_tasks"]))
-    )
+def read(running: Chain, asked: Mapping[str, int]) -> Readings:
+    """Every process now."""
+    tasks = int(metrics(running.addresses["metrics"])["headgate_tasks"])
+    found = {"gateway": read_one(running.gateway.popen.pid, asked["gateway"], tasks)}
+    return found | {name: read_one(one.popen.pid, asked[name]) for name, one in running.workers.items()}
 
 
-async def idle_before(running: Stack, load: Load) -> Reading:
-    """The gateway before the load, once as many as will come have been there: its pools are filled then."""
-    async with running.channel() as channel:
-        requests = (
-            stub(channel).Generate(generate(uuid.uuid4().hex), metadata=ACME) for _ in range(2 * CLIENTS)
-        )
-        await asyncio.gather(*requests)
-    return await eventually(lambda: read(running, load.requests), what="a reading")
+def read_one(pid: int, requests: int, tasks: int | None = None) -> Reading:
+    process = psutil.Process(pid)
+    return Reading(requests, process.memory_info().rss, process.num_fds(), tasks)
 
 
-def idle(running: Stack, requests: int, before: Reading) -> Reading | None:
-    """The gateway once it holds no more than before the load; None until then."""
-    now = read(running, requests)
-    return now if now.fds <= before.fds + SPARE and now.tasks <= before.tasks + SPARE else None
-
-
-def growth_per_100k(readings: Sequence[Reading]) -> float:
-    """Theil–Sen slope of resident memory over requests, in MiB per 100,000: the median over all pairs."""
-    slopes = [
-        (later.rss - earlier.rss) / 2**20 / (later.requests - earlier.requests) * 100_000
-        for earlier, later in itertools.combinations(readings, 2)
-        if later.requests > earlier.requests
-    ]
-    return statistics.median(slopes)
+async def settled(running: Chain, load: Load) -> Readings:
+    """What the processes hold once they hold the same for a while."""
+    held: list[str] = []
+    async with asyncio.timeout(60):
+        while len(held) < SETTLED or len(set(held[-SETTLED:])) > 1:
+            await asyncio.sleep(IDLE_S)
+            found = await asyncio.to_thread(read, running, load.asked)
+            held.append(str([str(one) for one in found.values()]))
+    return found

@@ -53,13 +53,18 @@ class Script:
 
 @dataclass(slots=True)
 class Call:
-    """What happened in one call. None for what did not; `gone`: the caller hung up before the end."""
+    """What happened in one call. None for what did not; `gone`: the caller hung up before the end.
+
+    `text` is what was sent of the answer, `tokens` its pieces, `usage` what the caller was told of both.
+    """
 
     start: float
     headers: Mapping[str, str]
     body: Mapping[str, Any]
     first_byte: float | None = None
     tokens: int = 0
+    text: str = ""
+    usage: Mapping[str, int] | None = None
     gone: float | None = None
     finished: float | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -163,11 +168,11 @@ async def _read_call(reader: asyncio.StreamReader) -> Call | None:
     """The next request of a connection, or None when the caller has closed it."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        lines = [line.partition(":") for line in head.split("\r\n")[1:] if line]
+        headers = {name.strip().lower(): value.strip() for name, _, value in lines}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
     except asyncio.IncompleteReadError:
         return None
-    lines = [line.partition(":") for line in head.split("\r\n")[1:] if line]
-    headers = {name.strip().lower(): value.strip() for name, _, value in lines}
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Call(monotonic(), headers, json.loads(body or b"{}"))
 
 
@@ -203,6 +208,7 @@ async def _say(call: Call, script: Script, pieces: list[str], writer: asyncio.St
             call.first_byte = call.first_byte or monotonic()
             _send(writer, _event(_choice(pieces[number], call.body)))
             call.tokens += 1
+            call.text += pieces[number]
             await writer.drain()
     return True
 
@@ -214,7 +220,8 @@ async def _close(call: Call, script: Script, reason: str | None, writer: asyncio
         _send(writer, _event({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}))
     await asyncio.sleep(script.before_usage_s)
     if script.usage and script.raw is None:
-        _send(writer, _event({"choices": [], "usage": _usage(call.tokens)}))
+        call.usage = _usage(call.tokens)
+        _send(writer, _event({"choices": [], "usage": call.usage}))
     if script.done:
         _send(writer, b"data: [DONE]\n\n")
     writer.write(b"0\r\n\r\n")
