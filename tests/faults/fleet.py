@@ -23,8 +23,8 @@ from tests.faults.chain import PRICE
 from tests.faults.upstream import Script, Upstream
 from tests.integration.gateway_rig import PEPPER, Process, Valkey, config, eventually
 
-SERVICE_S = 1.6
-"""How long the upstream takes for an answer: so long that every replica is in the middle of several."""
+SERVICE_S = 0.8
+"""How long the upstream takes for an answer: so long that each replica is in the middle of several."""
 ANSWER = Script(pieces=("one ", "two"), before_first_s=SERVICE_S / 4, between_s=SERVICE_S * 3 / 4)
 REPLICAS, PLACES = 2, 3
 QUEUE = 256

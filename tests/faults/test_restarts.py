@@ -26,7 +26,7 @@ LONGEST_S = 900.0
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_rolling_restart_under_load_fails_no_request(tmp_path: Path, form: Form, kind: str) -> None:
-    restarts, slots = form.count(1, 10), form.count(32, 64)
+    restarts, slots = form.count(1, 10), form.count(24, 32)
     async with Upstream(ANSWER) as upstream, fleet(tmp_path, upstream, slots) as (running, channel):
         router, rate = stub(channel), (LOAD if form.long else LOAD / 2) * running.capacity
         stop = asyncio.Event()
