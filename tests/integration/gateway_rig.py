@@ -234,8 +234,11 @@ class Stack:
 
     def journal(self, request_id: str) -> list[dict[str, Any]]:
         """What the workers noted about a request."""
-        lines = [json.loads(line) for line in self.journal_file.read_text().splitlines()]
-        return [line for line in lines if line["request_id"] == request_id]
+        return [line for line in self.lines() if line["request_id"] == request_id]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Everything that the workers noted."""
+        return [json.loads(line) for line in self.journal_file.read_text().splitlines()]
 
     def events(self, request_id: str) -> list[str]:
         """The journal's events of a request."""

@@ -4,6 +4,7 @@ The last message is JSON, all keys optional:
     say      list of chunks                      gap_s   seconds between chunks
     finish   FinishReason's short name           fail    gRPC code name to end with after the chunks
     only     the one model that fails            times   how often it says all that
+    hangs    the one model that says nothing, for ever
 Any other text is echoed. What happens is appended to JOURNAL, one JSON line each: begun, cancelled, ended.
 """
 
@@ -64,6 +65,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         self._note("ended", request.request_id)
 
     async def _perform(self, script: dict[str, Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        if script.get("hangs") == self._name:
+            await asyncio.Event().wait()
         chunks = script.get("say", [self._name]) * script.get("times", 1)
         for chunk in chunks:
             await context.write(worker_pb2.WorkerServiceGenerateResponse(text=chunk))

@@ -205,6 +205,61 @@ class RedisConfig(Strict):
     """Records kept in the ledger stream, approximately: those of a day, at one request a second."""
 
 
+class ScorerConfig(Strict):
+    """What says how good sampled answers are; `headgate outcomes score` asks it, the gateway never does."""
+
+    kind: Literal["exact", "regex", "json", "command", "judge"]
+    label: str = Field(default="expected", min_length=1, max_length=64)
+    """exact: the query's metadata key that holds the right answer. A query without it gets no score."""
+    pattern: str = ""
+    """regex: what a right answer has somewhere in it, in Python's spelling."""
+    keys: tuple[str, ...] = ()
+    """json: what the answer's object must have. Empty: any JSON is right."""
+    command: tuple[str, ...] = ()
+    """command: program and arguments, no shell. The answer comes on stdin; exit status 0 means right."""
+    timeout_s: float = Field(default=30, gt=0, le=600)
+    """command: a test that takes longer counts as failed; half a minute is long for one answer."""
+    model: Name | None = None
+    """judge: the model of the pool that compares two answers, asked twice with their places swapped."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {"regex": "pattern", "command": "command", "judge": "model"}.get(self.kind, "kind")
+        if not getattr(self, needed):
+            raise ValueError(f"{needed}: required for the scorer {self.kind}")
+        if self.kind == "regex":
+            _check_pattern(self.pattern)
+        return self
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as wrong:
+        raise ValueError(f"pattern: no regular expression: {wrong.msg}") from None
+
+
+class ShadowConfig(Strict):
+    """Shadow sampling: a share of requests is also answered by the other models, off the path."""
+
+    share: float = Field(default=0, ge=0, le=1)
+    """Probability with which a request is sampled. Off by default: it spends money, and it keeps what tenants
+    ask and are answered in Redis. Whoever sets it chooses both."""
+    budget_usd_per_day: float = Field(default=1, ge=0, le=1_000_000)
+    """What each tenant's samples may cost in a day (UTC): a share that was set too high costs a dollar."""
+    models: tuple[Name, ...] | None = None
+    """Models that samples run. Empty: every other one that the tenant may use."""
+    keep_text_days: int = Field(default=30, ge=1, le=365)
+    """How long sampled texts are kept: time to collect and score some hundreds, and no longer."""
+    scorer: ScorerConfig | None = None
+    """Empty: only what callers report with RecordOutcome counts."""
+
+    @property
+    def budget_nanousd(self) -> int:
+        """The budget of a tenant's day, in nano-dollars."""
+        return round(self.budget_usd_per_day * 1e9)
+
+
 class Config(Strict):
     """The whole file."""
 
@@ -217,6 +272,7 @@ class Config(Strict):
     policy: PolicyConfig = PolicyConfig()
     cache: CacheConfig = CacheConfig()
     redis: RedisConfig = RedisConfig()
+    shadow: ShadowConfig = ShadowConfig()
     tenants: dict[Name, TenantConfig] = Field(default_factory=dict)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -224,6 +280,7 @@ class Config(Strict):
     def _references_hold(self) -> Self:
         if self.policy.reference is not None and self.policy.reference not in self.pool:
             raise ValueError(f"policy.reference: the pool has no model {self.policy.reference!r}")
+        self._shadow_holds()
         for tenant, settings in self.tenants.items():
             missing = sorted(set(settings.models or ()) - set(self.pool))
             if missing:
@@ -235,6 +292,14 @@ class Config(Strict):
         if self.gateway.open and not all(map(is_loopback, self._listeners())):
             raise ValueError("gateway.open: only allowed while every listener is on loopback")
         return self
+
+    def _shadow_holds(self) -> None:
+        scorer = self.shadow.scorer
+        named = {"models": self.shadow.models or (), "scorer.model": (scorer.model,) if scorer else ()}
+        for setting, models in named.items():
+            for model in models:
+                if model is not None and model not in self.pool:
+                    raise ValueError(f"shadow.{setting}: the pool has no model {model!r}")
 
     @model_validator(mode="after")
     def _key_ids_differ(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 
@@ -41,3 +41,25 @@ class MemoryLedger:
     async def append(self, records: Sequence[Mapping[str, str]]) -> None:
         """Appends all in order."""
         self.records.extend(records)
+
+
+class MemoryBudget:
+    """A Budget that forgets nothing."""
+
+    def __init__(self) -> None:
+        self._taken: Counter[str] = Counter()
+
+    async def reserve(self, account: str, amount: int, most: int) -> bool:
+        """Takes the amount unless more than `most` would be taken then; whether it did."""
+        if self._taken[account] + amount > most:
+            return False
+        self._taken[account] += amount
+        return True
+
+    async def give_back(self, account: str, amount: int) -> None:
+        """Returns what was not spent; a negative amount takes more."""
+        self._taken[account] -= amount
+
+    async def taken(self, account: str) -> int:
+        """What was taken so far."""
+        return self._taken[account]

@@ -29,3 +29,22 @@ class Ledger(Protocol):
 
     async def append(self, records: Sequence[Mapping[str, str]]) -> None:
         """Appends all in order. Raises SideRoomError; then some of them may have been written."""
+
+
+class Budget(Protocol):
+    """Money taken from accounts, in nano-dollars, the same for every process. An account is forgotten after
+
+    two days, so its name holds the day.
+    """
+
+    async def reserve(self, account: str, amount: int, most: int) -> bool:
+        """Takes the amount unless more than `most` would be taken then; whether it did.
+
+        Raises SideRoomError; then it may have been taken.
+        """
+
+    async def give_back(self, account: str, amount: int) -> None:
+        """Returns what was not spent; a negative amount takes more. Raises SideRoomError."""
+
+    async def taken(self, account: str) -> int:
+        """What was taken so far. Raises SideRoomError."""

@@ -1,4 +1,4 @@
-"""The ports on Redis: answers and sessions as plain keys, the ledger as one bounded stream."""
+"""The ports on Redis: answers, sessions and sampled texts as plain keys, ledger and samples as streams."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ LEDGER_CAP_S: Final = 2 * LEDGER_REPLY_S + 0.5
 """Above what trying an idle connection and the reply may take together: nothing is written again while it is
 under way."""
 LEDGER_STREAM: Final = "headgate:ledger"
+SAMPLE_STREAM: Final = "headgate:samples"
+SAMPLES: Final = 20_000
+"""Facts of samples, and scores, that are kept, approximately: ten certificates' worth in some 10 MB."""
+ACCOUNT_S: Final = 2 * 86_400
+"""How long an account is remembered: its own day, whatever the time zone, and no longer."""
 _PREFIX: Final = "headgate:"
 LEFT_ALONE_S: Final = 1.0
 """How long a sick Redis is left alone between trials: a trial costs one request 25 ms at most."""
@@ -51,24 +56,55 @@ class RedisStore:
 class RedisLedger:
     """A Ledger on a stream of about `length` records; the oldest are dropped."""
 
-    def __init__(self, client: Redis, guard: Guard, length: int) -> None:
+    def __init__(self, client: Redis, guard: Guard, length: int, stream: str = LEDGER_STREAM) -> None:
         self._client = client
         self._guard = guard
         self._length = length
+        self._stream = stream
 
     async def append(self, records: Sequence[Mapping[str, str]]) -> None:
         """Appends all in one round trip. Raises SideRoomError within 4.5 s."""
         pipeline = self._client.pipeline(transaction=False)
         for record in records:
             fields: dict[Any, Any] = {**record}
-            pipeline.xadd(LEDGER_STREAM, fields, maxlen=self._length, approximate=True)
+            pipeline.xadd(self._stream, fields, maxlen=self._length, approximate=True)
         await self._guard.run(pipeline.execute, LEDGER_CAP_S)
 
 
-class Rooms:
-    """What one Redis gives the gateway: a store and a ledger.
+class RedisBudget:
+    """A Budget: one counter for each account."""
 
-    Each has its own breaker: a reply in a second is good for the ledger and useless to a request.
+    def __init__(self, client: Redis, guard: Guard) -> None:
+        self._client = client
+        self._guard = guard
+
+    async def reserve(self, account: str, amount: int, most: int) -> bool:
+        """Takes first and looks then, so that two processes never take the same money. Within 4.5 s."""
+        if await self._add(account, amount) <= most:
+            return True
+        await self._add(account, -amount)
+        return False
+
+    async def give_back(self, account: str, amount: int) -> None:
+        """Returns what was not spent. Raises SideRoomError within 4.5 s."""
+        await self._add(account, -amount)
+
+    async def taken(self, account: str) -> int:
+        """What was taken so far. Raises SideRoomError within 4.5 s."""
+        return await self._add(account, 0)
+
+    async def _add(self, account: str, amount: int) -> int:
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.incrby(_PREFIX + account, amount)
+        pipeline.expire(_PREFIX + account, ACCOUNT_S)
+        return int((await self._guard.run(pipeline.execute, LEDGER_CAP_S))[0])
+
+
+class Rooms:
+    """What one Redis gives the gateway: a store and a ledger, and what shadow sampling keeps.
+
+    Each has its own breaker: a reply in a second is good for the ledger and useless to a request, and no
+    request goes without its cache because of a sample.
     """
 
     def __init__(self, url: str, ledger_length: int) -> None:
@@ -80,6 +116,10 @@ class Rooms:
         self.store = RedisStore(self._client, Guard(self.breaker))
         aside = Guard(Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S))
         self.ledger = RedisLedger(self._patient, aside, ledger_length)
+        sampling = Guard(Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S))
+        self.samples = RedisLedger(self._patient, sampling, SAMPLES, SAMPLE_STREAM)
+        self.texts = RedisStore(self._patient, sampling)
+        self.budget = RedisBudget(self._patient, sampling)
 
     async def may_evict_ledger(self) -> str:
         """The server's eviction policy where it may take keys that do not expire; else empty.

@@ -23,6 +23,9 @@ NAMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "headgate_loop_lag_seconds": ("How late the event loop was, looked at 20 times a second.", ()),
     "headgate_ledger_dropped_total": ("Records that were not written.", ()),
     "headgate_redis_breaker_open": ("1 while Redis is left alone after failures.", ()),
+    "headgate_shadow_samples_total": ("Requests that were drawn, by what became of them.", ("result",)),
+    "headgate_shadow_calls_total": ("Shadow calls of a worker, by google.rpc.Code name.", ("model", "code")),
+    "headgate_shadow_cost_nanousd_total": ("What shadow calls cost, in nano-dollars.", ("model",)),
     "headgate_worker_serving": ("1 while the model's worker answers.", ("model",)),
 }
 
@@ -48,6 +51,9 @@ class Metrics:
         self.cache = self._counter("headgate_cache_total")
         self.cost = self._counter("headgate_cost_nanousd_total")
         self.ledger_dropped = self._counter("headgate_ledger_dropped_total")
+        self.shadow_samples = self._counter("headgate_shadow_samples_total")
+        self.shadow_calls = self._counter("headgate_shadow_calls_total")
+        self.shadow_cost = self._counter("headgate_shadow_cost_nanousd_total")
         self.inside = self._gauge("headgate_inside")
         self.tasks = self._gauge("headgate_tasks")
         self.redis_breaker_open = self._gauge("headgate_redis_breaker_open")

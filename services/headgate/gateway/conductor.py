@@ -37,6 +37,7 @@ from headgate.gateway.bundle_store import BundleStore
 from headgate.gateway.drain import Drain
 from headgate.gateway.records import Ended, Recorder
 from headgate.gateway.sessions import Sessions
+from headgate.gateway.shadow import Answered, Shadow
 from headgate.gateway.workers import Call, Worker, Workers
 from headgate.router.cascade import Answer, CallModel, Cascade, Command, Failed, Finished, GiveUp, Received
 from headgate.router.cost import call_cost, estimate_tokens
@@ -117,8 +118,9 @@ class Conductor:
         metrics: Metrics,
         objective: Objective | None,
         drain: Drain,
+        shadow: Shadow | None = None,
     ) -> None:
-        """`objective` is the operator's; None means the bundle's own."""
+        """`objective` is the operator's; None means the bundle's own. Without `shadow` nothing is sampled."""
         self.objective = objective
         self._workers = workers
         self._bundles = bundles
@@ -127,6 +129,7 @@ class Conductor:
         self._recorder = recorder
         self._metrics = metrics
         self._drain = drain
+        self._shadow = shadow
 
     def default_objective(self) -> Objective:
         """What queries aim at whose tenant has no objective: the operator's, else the bundle's."""
@@ -311,6 +314,7 @@ class Conductor:
         if left <= 0:
             raise DeadlineError("the deadline passed")
         started, usage, code = time.perf_counter(), None, grpc.StatusCode.CANCELLED
+        worker.make_room()
         call = worker.stub.Generate(_request(journey), timeout=left)
         worker.calls.add(call)
         try:
@@ -417,7 +421,22 @@ class Conductor:
         self._metrics.overhead.observe(_overhead(journey))
         ended = Ended(code, took, finish, journey.usage)
         tenant = journey.arrival.caller.tenant
-        self._recorder.record(records.request(tenant, decision, journey.wire.metadata, ended, time.time()))
+        record = records.request(tenant, decision, journey.wire.metadata, ended, time.time())
+        if self._shadow is not None and self._shadow.on and final is not None:
+            record = self._shadow.offer(record, self._answered(journey, final.model))
+        self._recorder.record(record)
+
+    def _answered(self, journey: Journey, model: str) -> Answered:
+        pool = self._workers.pool
+        return Answered(
+            caller=journey.arrival.caller,
+            wire=journey.wire,
+            decision=journey.decision,
+            model=model,
+            pieces=journey.text,
+            usage=journey.usage,
+            reference=pool.reference if pool else "",
+        )
 
 
 class _CutError(Exception):

@@ -37,6 +37,7 @@ from headgate.gateway.drain import Drain
 from headgate.gateway.records import Recorder
 from headgate.gateway.servicer import SERVICE, RouterServicer
 from headgate.gateway.sessions import Sessions
+from headgate.gateway.shadow import Places, Shadow, draw_key
 from headgate.gateway.workers import Worker, Workers
 from headgate.router.types import Objective
 from headgate.v1 import admin_pb2_grpc, router_pb2, router_pb2_grpc, types_pb2
@@ -90,9 +91,13 @@ class Gateway:
         self._room = Room(config.gateway.max_concurrent)
         self._door = Door(Keyring(config, sources.pepper), self._room, time.time, self._count_refusal)
         self._drain = Drain()
+        self._samples = Recorder(self._rooms.samples if self._rooms else None, self._count_unwritten)
+        self._shadow = Shadow(
+            config.shadow, draw_key(sources.pepper), self._workers, self._places(), self._metrics
+        )
         self._conductor = Conductor(
             self._workers, self._bundles, self._cache, Sessions(store), self._recorder, self._metrics,
-            _objective(config.policy), self._drain,
+            _objective(config.policy), self._drain, self._shadow,
         )  # fmt: skip
         self._draining = False
         self._public = self._public_server()
@@ -114,6 +119,7 @@ class Gateway:
         await self._bundles.load(self._sources.loaded.config.policy.bundle)
         await self._check_redis()
         self._recorder.start()
+        self._samples.start()
         self._watch_gauges()
         await self._warm_up()
         await self._workers.start(WAIT_FOR_WORKERS_S)
@@ -162,6 +168,7 @@ class Gateway:
         gateway = self._sources.loaded.config.gateway
         self._draining = True
         self._health.drain()
+        self._shadow.stop()
         await asyncio.sleep(gateway.lame_duck_s)
         stopping = asyncio.create_task(self._public.stop(gateway.drain_s + LAST_WORD_S))
         await asyncio.wait({stopping}, timeout=gateway.drain_s)
@@ -173,9 +180,10 @@ class Gateway:
     async def close(self) -> None:
         """Lets go of everything that is held outside of the process."""
         self._lag.stop()
+        await self._shadow.close()
         await self._workers.close()
         await self._cache.settle()
-        await self._recorder.close()
+        await asyncio.gather(self._recorder.close(), self._samples.close())
         if self._rooms is not None:
             await self._rooms.close()
 
@@ -216,6 +224,7 @@ class Gateway:
         self._cache.ttl_s = config.cache.ttl_s
         self._cache.enabled = config.cache.enabled
         self._conductor.objective = _objective(config.policy)
+        self._shadow.settings = config.shadow
 
     def _public_server(self) -> grpc.aio.Server:
         options = channels.server_options(public=True, reuse_port=self._sources.reuse_port)
@@ -244,6 +253,15 @@ class Gateway:
     def _count_refusal(self, method: str, error: ServiceError) -> None:
         known = method.rpartition("/")[2] if method in _METHODS else "other"
         self._metrics.requests.labels(known, code_of(error)[0].name).inc()
+
+    def _places(self) -> Places | None:
+        """Where samples go; None without a Redis, and then there are none."""
+        if self._rooms is None:
+            return None
+        return Places(self._rooms.texts, self._rooms.budget, self._samples)
+
+    def _count_unwritten(self, count: int) -> None:
+        self._metrics.shadow_samples.labels("unwritten").inc(count)
 
     def _degradations(self) -> list[str]:
         missing = {

@@ -54,10 +54,25 @@ class Worker:
         self.breaker = Breaker()
         self.retries = RetryBudget()
         self.calls: set[Call] = set()
+        self.shadows: set[Call] = set()
+        """Calls on nobody's behalf: they begin where there is room, and end where an answer needs it."""
         self._price = price
         self._channel = channels.channel(address, health_service=HEALTH_SERVICE)
         self.stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
         self._misses = 0
+        self._slots = 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether a shadow call may begin: the worker is well and most of its slots are free as seen here."""
+        busy = len(self.calls) + len(self.shadows)
+        return self.serving and not self.breaker.open and busy < max(1, self._slots // 2)
+
+    def make_room(self) -> None:
+        """Ends shadow calls where the next answer would have to wait for one."""
+        if self.shadows and len(self.calls) + len(self.shadows) >= self._slots:
+            for call in tuple(self.shadows):
+                call.cancel()
 
     async def probe(self) -> None:
         """Asks the worker to describe itself; afterwards `serving` and `model` are up to date."""
@@ -82,6 +97,7 @@ class Worker:
             return
         assert price is not None  # noqa: S101  (checked by _misfit)
         self._misses = 0
+        self._slots = max(1, description.slots)
         self.model = Model(self.name, price, description.context_tokens, description.version)
         if not self.serving:
             _LOG.info("worker serving", model=self.name, worker=self.address, version=description.version)

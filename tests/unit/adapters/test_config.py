@@ -131,6 +131,36 @@ def test_only_sampling_can_be_omitted():
     assert config.pool["m"].omit == ("temperature", "top_p")
 
 
+def test_nothing_is_sampled_unless_somebody_says_so():
+    assert Config.model_validate(OPEN).shadow.share == 0
+
+
+@pytest.mark.parametrize(
+    ("shadow", "expected"),
+    [
+        ({"share": 1.5}, "shadow.share"),
+        ({"share": -0.1}, "shadow.share"),
+        ({"share": float("nan")}, "shadow.share"),
+        ({"budget_usd_per_day": -1}, "shadow.budget_usd_per_day"),
+        ({"keep_text_days": 0}, "shadow.keep_text_days"),
+        ({"models": ["huge"]}, "shadow.models: the pool has no model 'huge'"),
+        ({"scorer": {"kind": "judge"}}, "model: required for the scorer judge"),
+        ({"scorer": {"kind": "regex"}}, "pattern: required for the scorer regex"),
+        ({"scorer": {"kind": "command"}}, "command: required for the scorer command"),
+        ({"scorer": {"kind": "regex", "pattern": "("}}, "pattern: no regular expression"),
+        ({"scorer": {"kind": "judge", "model": "huge"}}, "shadow.scorer.model: the pool has no model 'huge'"),
+        ({"scorer": {"kind": "taste"}}, "shadow.scorer.kind"),
+    ],
+)
+def test_shadow_sampling_that_cannot_work_is_refused(shadow, expected):
+    assert expected in refusal({**OPEN, "shadow": shadow})
+
+
+def test_a_shadow_budget_is_money():
+    shadow = Config.model_validate({**OPEN, "shadow": {"share": 0.05, "budget_usd_per_day": 0.1}}).shadow
+    assert shadow.budget_nanousd == 100_000_000
+
+
 def test_a_loaded_config_never_changes():
     config = Config.model_validate(OPEN)
     with pytest.raises(ValidationError):

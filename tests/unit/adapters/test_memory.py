@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headgate.adapters.memory import MemoryLedger, MemoryStore
+from headgate.adapters.memory import MemoryBudget, MemoryLedger, MemoryStore
 
 
 async def test_a_value_is_there_until_it_expires() -> None:
@@ -29,3 +29,13 @@ async def test_the_ledger_keeps_the_last_records_in_order() -> None:
     await ledger.append([{"n": "1"}, {"n": "2"}])
     await ledger.append([{"n": "3"}])
     assert [record["n"] for record in ledger.records] == ["2", "3"]
+
+
+async def test_a_budget_never_gives_more_than_the_most() -> None:
+    budget = MemoryBudget()
+    assert await budget.reserve("a", 60, 100)
+    assert not await budget.reserve("a", 41, 100)
+    assert await budget.reserve("a", 40, 100)
+    assert await budget.reserve("b", 100, 100)
+    await budget.give_back("a", 70)
+    assert (await budget.taken("a"), await budget.taken("b")) == (30, 100)

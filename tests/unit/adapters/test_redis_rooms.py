@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from headgate.adapters import redis_client
 from headgate.adapters.ports import SideRoomError
-from headgate.adapters.redis_rooms import LEDGER_STREAM, Rooms
+from headgate.adapters.redis_rooms import ACCOUNT_S, LEDGER_STREAM, Rooms
 from headgate.local import valkey
 from tests.integration.gateway_rig import Valkey, scrubbed
 
@@ -87,6 +87,34 @@ async def test_a_full_server_forgets_answers_and_keeps_the_ledger(server: Valkey
         while server.client.info("stats")["evicted_keys"] < MANY:
             await _put(rooms)
     assert server.client.xlen(LEDGER_STREAM) == 1
+    await rooms.close()
+
+
+async def test_two_processes_never_take_the_same_money(server: Valkey) -> None:
+    both = [Rooms(server.url, 100) for _ in range(2)]
+    asked = [rooms.budget.reserve("budget:acme:shadow:day", 30, 100) for rooms in both * 10]
+    granted = sum(await asyncio.gather(*asked))
+    assert 1 <= granted <= 3
+    assert await both[0].budget.taken("budget:acme:shadow:day") == 30 * granted
+    assert 0 < server.client.ttl("headgate:budget:acme:shadow:day") <= ACCOUNT_S
+    for rooms in both:
+        await rooms.close()
+
+
+async def test_what_is_given_back_can_be_taken_again(server: Valkey) -> None:
+    rooms = Rooms(server.url, 100)
+    assert await rooms.budget.reserve("a", 100, 100)
+    assert not await rooms.budget.reserve("a", 1, 100)
+    await rooms.budget.give_back("a", 60)
+    assert await rooms.budget.reserve("a", 60, 100)
+    assert await rooms.budget.taken("a") == 100
+    await rooms.close()
+
+
+async def test_a_budget_that_cannot_be_asked_gives_nothing() -> None:
+    rooms = Rooms("redis://127.0.0.1:1", 100)
+    with pytest.raises(SideRoomError):
+        await rooms.budget.reserve("a", 1, 100)
     await rooms.close()
 
 
