@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from headgate.adapters.settings import ConfigError
-from headgate.cli import ask, config, demo, doctor, keys, operate, route, up
+from headgate.cli import ask, config, demo, doctor, keys, operate, outcomes, route, up
 from headgate.cli.state import CommandError, State
 from headgate.client import HeadgateError
 from headgate.local.child import StartError
@@ -52,6 +52,7 @@ app.command("reload")(operate.reload)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
+app.add_typer(outcomes.app, name="outcomes")
 
 
 def _show_version(wanted: bool) -> None:

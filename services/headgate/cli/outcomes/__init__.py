@@ -1,0 +1,16 @@
+"""`headgate outcomes`: what shadow sampling kept, how good it was, and the tables that training reads.
+
+source      which Redis, which tenants: samples and outcomes in
+labels      samples joined with outcomes: one quality for each answer, or the reason why not
+scorers     what says how good an answer is: exact, regex, json, command, judge
+score       asks the scorer about samples that nobody has judged yet
+folder      labelled samples out, as the tables that `headgate.router.offline` reads
+needs       how many labels a certificate takes
+report      the status in words and as JSON
+
+Other commands call `source.labelled` and `folder.write`.
+"""
+
+from headgate.cli.outcomes.command import app
+
+__all__ = ["app"]

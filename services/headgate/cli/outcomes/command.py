@@ -1,0 +1,152 @@
+"""The commands: status, score, export, forget."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headgate.adapters.config import Config, ScorerConfig
+from headgate.cli.connect import AddressOption, KeyOption, RootOption, TimeoutOption, connected
+from headgate.cli.outcomes import folder, labels, needs, scorers, source
+from headgate.cli.outcomes import score as scoring
+from headgate.cli.state import CommandError, State
+from headgate.client import Client
+
+WITHOUT_TARGET = 0.05
+"""Aimed at where the config names no risk target: the built-in bundle's."""
+app = typer.Typer(help="Look at, score and export what shadow sampling kept.", no_args_is_help=True)
+TenantOption = Annotated[
+    list[str] | None, typer.Option("--tenant", help="Whose samples; may be repeated. Else the only tenant's.")
+]
+RedisOption = Annotated[
+    str | None, typer.Option("--redis-url", help="Where the samples are; else the config's redis.url.")
+]
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    tenant: TenantOption = None,
+    redis_url: RedisOption = None,
+    as_object: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Say how many labels there are, what they cost, and how many a first certificate still takes.
+
+    [bold]headgate outcomes status[/bold]
+    """
+    from headgate.cli.outcomes import report
+
+    state: State = context.obj
+    loaded = state.load()
+    config = loaded.config
+    found = source.found(loaded, state.environ, tenant or (), redis_url)
+    where, day = source.url(loaded, state.environ, redis_url), datetime.now(UTC).date().isoformat()
+    spent = source.ask(where, lambda reader: reader.spent(found.tenants, day))
+    told = report.status(found, labels.label(found), spent, config.shadow.budget_nanousd, _target(config))
+    print(json.dumps(report.as_json(told)) if as_object else report.in_words(told))
+
+
+@app.command()
+def score(
+    context: typer.Context,
+    tenant: TenantOption = None,
+    limit: Annotated[int, typer.Option(min=0, help="Score so many samples at most; 0: all.")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="Also those that have a quality already.")] = False,
+    redis_url: RedisOption = None,
+    address: AddressOption = None,
+    key: KeyOption = "",
+    root_certificate: RootOption = None,
+    timeout_s: TimeoutOption = 60.0,
+) -> None:
+    """Have the config's shadow.scorer say how good sampled answers are; the latest word counts.
+
+    A judge is asked through the gateway, by --address and --key, and charged to that key's tenant.
+
+    [bold]headgate outcomes score[/bold]
+
+    [bold]headgate outcomes score --tenant search --limit 20[/bold]
+    """
+    state: State = context.obj
+    loaded = state.load()
+    config = _scorer(loaded.config)
+    found = source.found(loaded, state.environ, tenant or (), redis_url)
+    where = source.url(loaded, state.environ, redis_url)
+    todo = scoring.waiting(found, again=again)[: limit or None]
+    with connected(state, address, key, root_certificate, timeout_s) as client:
+        scorer = scorers.build(config, _judge(client, config.model), state.environ.get("PATH"))
+        done = scoring.run(
+            scorer, todo, lambda scores: source.ask(where, lambda reader: reader.append(scores)), _step
+        )
+    print(f"{done.scored:,} samples scored, {done.without_verdict:,} without a verdict", file=sys.stderr)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="The folder for queries.csv, outcomes.csv and prices.csv.")],
+    tenant: TenantOption = None,
+    redis_url: RedisOption = None,
+) -> None:
+    """Write the labelled samples as the tables that training reads. They hold what tenants asked.
+
+    [bold]headgate outcomes export --out labels[/bold]
+    """
+    state: State = context.obj
+    loaded = state.load()
+    labelled = source.labelled(loaded, state.environ, tenant or (), redis_url)
+    for reason, count in sorted(labelled.left_out.items()):
+        print(f"left out {count:,}: {reason}", file=sys.stderr)
+    if not labelled.rows:
+        raise CommandError("no sample has a quality for every answer: run `headgate outcomes score`")
+    written = folder.write(labelled, out)
+    print(f"{len(labelled.rows):,} labelled queries in {written.queries.parent}", file=sys.stderr)
+    least = needs.to_collect(needs.level_for(_target(loaded.config)))
+    print(f"a certificate takes {least:,} at least", file=sys.stderr)
+
+
+@app.command()
+def forget(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Option(help="Whose texts.")],
+    redis_url: RedisOption = None,
+) -> None:
+    """Delete what is kept of a tenant's queries and answers, now; what was exported is elsewhere.
+
+    [bold]headgate outcomes forget --tenant search[/bold]
+    """
+    state: State = context.obj
+    where = source.url(state.load(), state.environ, redis_url)
+    count = source.ask(where, lambda reader: reader.forget(_name(tenant)))
+    print(f"the texts of {count:,} samples are deleted", file=sys.stderr)
+
+
+def _name(tenant: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9._-]+", tenant) is None:
+        raise CommandError("a tenant's name is letters, digits, dots, dashes or underscores")
+    return tenant
+
+
+def _target(config: Config) -> float:
+    return config.policy.risk_target or WITHOUT_TARGET
+
+
+def _scorer(config: Config) -> ScorerConfig:
+    if config.shadow.scorer is None:
+        raise CommandError("who scores? Set shadow.scorer, such as {kind: judge, model: large}")
+    return config.shadow.scorer
+
+
+def _judge(client: Client, model: str | None) -> scorers.Ask:
+    """Asks that model, pinned: a judge's own requests are neither routed nor sampled."""
+    return lambda prompt: client.generate(prompt, model=model or "").text
+
+
+def _step() -> None:
+    """One sample is done."""
+    print(".", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,60 @@
+"""Labelled samples as the three tables that `python -m headgate.router.offline train` reads."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from headgate.adapters.samples import Sample
+from headgate.cli.outcomes.labels import Labelled, Qualities
+
+QUERIES = ("query_id", "query")
+OUTCOMES = ("query_id", "model", "score", "prompt_tokens", "completion_tokens", "propensity")
+PRICES = ("model", "usd_per_m_input", "usd_per_m_output", "version")
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where the tables are."""
+
+    queries: Path
+    outcomes: Path
+    prices: Path
+
+
+def write(labelled: Labelled, out: Path) -> Folder:
+    """Writes the tables into the folder `out`, readable by its owner alone: they hold what tenants asked."""
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = Folder(out / "queries.csv", out / "outcomes.csv", out / "prices.csv")
+    _table(folder.queries, QUERIES, ((one.record_id, one.query) for one, _ in labelled.rows))
+    _table(folder.outcomes, OUTCOMES, (row for one, given in labelled.rows for row in _outcomes(one, given)))
+    _table(folder.prices, PRICES, _prices(labelled.newest))
+    return folder
+
+
+def _table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _outcomes(sample: Sample, given: Qualities) -> Iterable[Sequence[object]]:
+    for one in sample.answers:
+        tokens = (one.prompt_tokens, one.completion_tokens)
+        yield (sample.record_id, one.model, repr(given[one.model]), *tokens, repr(one.propensity))
+
+
+def _prices(sample: Sample | None) -> Iterable[Sequence[object]]:
+    """Today's: those of the newest sample."""
+    for one in sample.answers if sample is not None else ():
+        yield (one.model, _usd(one.price.input_nanousd), _usd(one.price.output_nanousd), one.version)
+
+
+def _usd(nanousd: int) -> str:
+    return f"{Decimal(nanousd).scaleb(-9):f}"

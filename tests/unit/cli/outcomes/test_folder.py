@@ -1,0 +1,55 @@
+"""The tables are those that training reads, and nobody else can read them."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+from headgate.cli.outcomes import folder
+from headgate.cli.outcomes.labels import Labelled
+from headgate.router.offline import datasets
+from headgate.router.types import Price
+from tests.unit.sample_rig import SAMPLE
+
+ODD = replace(SAMPLE, record_id="r2", conversation=(replace(SAMPLE.conversation[0], text='a "b",\n\r c\té'),))
+LABELLED = Labelled(((SAMPLE, {"small": 0.5, "large": 1.0}), (ODD, {"small": 0.0, "large": 1.0})))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_answer_is_a_row_with_its_tokens_and_its_propensity(tmp_path: Path) -> None:
+    written = folder.write(LABELLED, tmp_path / "labels")
+    assert [row["query"] for row in _rows(written.queries)] == [SAMPLE.query, ODD.query]
+    first, second, *_ = _rows(written.outcomes)
+    assert first == {
+        "query_id": "r1", "model": "small", "score": "0.5", "prompt_tokens": "3", "completion_tokens": "4",
+        "propensity": "1.0",
+    }  # fmt: skip
+    assert (second["model"], second["propensity"]) == ("large", "0.25")
+
+
+def test_training_reads_the_prices_of_the_newest_sample(tmp_path: Path) -> None:
+    read = datasets.read_prices(folder.write(LABELLED, tmp_path).prices)
+    assert {name: (listed.price, listed.version) for name, listed in read.items()} == {
+        name: (Price(60_000_000, 2_500_000_000), "v1") for name in ("small", "large")
+    }
+
+
+def test_the_tables_are_their_owner_s_alone(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "queries.csv").touch(mode=0o644)
+    written = folder.write(LABELLED, tmp_path / "labels")
+    for path in (written.queries, written.outcomes, written.prices):
+        assert path.stat().st_mode & 0o077 == 0
+    fresh = folder.write(LABELLED, tmp_path / "fresh").queries.parent
+    assert fresh.stat().st_mode & 0o077 == 0
+
+
+def test_nothing_labelled_is_three_empty_tables(tmp_path: Path) -> None:
+    written = folder.write(Labelled(()), tmp_path)
+    for path in (written.queries, written.outcomes, written.prices):
+        assert _rows(path) == []
