@@ -50,8 +50,8 @@ FAILURES: Final = (TimeoutError, RedisError, OSError, RuntimeError)
 T = TypeVar("T")
 
 
-def connect(url: str, reply_s: float = SOCKET_S) -> Redis:
-    """A client with short timeouts and no retries; it connects when it is first used.
+def connect(url: str, reply_s: float = SOCKET_S, connect_s: float = SOCKET_S) -> Redis:
+    """A client with short timeouts and no retries; it connects when it is first used, within `connect_s`.
 
     A reply that takes longer than `reply_s` ends its connection; whether a write was made is then not known.
 
@@ -59,7 +59,8 @@ def connect(url: str, reply_s: float = SOCKET_S) -> Redis:
     library's own `from_url` it would be the last word.
     """
     retry = Retry(NoBackoff(), 0)
-    options = {**parse_url(url), **_OURS, "socket_timeout": reply_s, "retry": retry}
+    waits = {"socket_timeout": reply_s, "socket_connect_timeout": connect_s}
+    options = {**parse_url(url), **_OURS, **waits, "retry": retry}
     return Redis(connection_pool=BlockingConnectionPool(**options))
 
 

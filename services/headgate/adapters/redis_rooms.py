@@ -37,9 +37,10 @@ POLICY_TRIES: Final = 5
 class RedisStore:
     """A Store; every key expires."""
 
-    def __init__(self, client: Redis, guard: Guard) -> None:
+    def __init__(self, client: Redis, guard: Guard, write_cap_s: float = WRITE_CAP_S) -> None:
         self._client = client
         self._guard = guard
+        self._write_cap_s = write_cap_s
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None. Raises SideRoomError within 25 ms."""
@@ -48,9 +49,9 @@ class RedisStore:
         )
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Sets the value. Raises SideRoomError within 100 ms."""
+        """Sets the value. Raises SideRoomError within 100 ms, or the time that was given."""
         expiry_ms = max(1, round(ttl_s * 1000))
-        await self._guard.run(lambda: self._client.set(_PREFIX + key, value, px=expiry_ms), WRITE_CAP_S)
+        await self._guard.run(lambda: self._client.set(_PREFIX + key, value, px=expiry_ms), self._write_cap_s)
 
 
 class RedisLedger:
@@ -118,7 +119,7 @@ class Rooms:
         self.ledger = RedisLedger(self._patient, aside, ledger_length)
         sampling = Guard(Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S))
         self.samples = RedisLedger(self._patient, sampling, SAMPLES, SAMPLE_STREAM)
-        self.texts = RedisStore(self._patient, sampling)
+        self.texts = RedisStore(self._patient, sampling, LEDGER_CAP_S)
         self.budget = RedisBudget(self._patient, sampling)
 
     async def may_evict_ledger(self) -> str:

@@ -138,7 +138,7 @@ class _Book:
 @asynccontextmanager
 async def reader(url: str) -> AsyncIterator[SampleReader]:
     """A reader for the time of a block; it connects when it is first used."""
-    client = connect(url, REPLY_S)
+    client = connect(url, REPLY_S, REPLY_S)
     try:
         yield SampleReader(client)
     finally:

@@ -44,10 +44,10 @@ def status(
 
     state: State = context.obj
     loaded = state.load()
-    config = loaded.config
-    found = source.found(loaded, state.environ, tenant or (), redis_url)
-    where, day = source.url(loaded, state.environ, redis_url), datetime.now(UTC).date().isoformat()
-    spent = source.ask(where, lambda reader: reader.spent(found.tenants, day))
+    config, day = loaded.config, datetime.now(UTC).date().isoformat()
+    with source.opened(loaded, state.environ, redis_url) as ask:
+        found = source.found(ask, tenant or ())
+        spent = ask(lambda reader: reader.spent(found.tenants, day))
     told = report.status(found, labels.label(found), spent, config.shadow.budget_nanousd, _target(config))
     print(json.dumps(report.as_json(told)) if as_object else report.in_words(told))
 
@@ -75,14 +75,13 @@ def score(
     state: State = context.obj
     loaded = state.load()
     config = _scorer(loaded.config)
-    found = source.found(loaded, state.environ, tenant or (), redis_url)
-    where = source.url(loaded, state.environ, redis_url)
-    todo = scoring.waiting(found, again=again)[: limit or None]
-    with connected(state, address, key, root_certificate, timeout_s) as client:
+    with (
+        source.opened(loaded, state.environ, redis_url) as ask,
+        connected(state, address, key, root_certificate, timeout_s) as client,
+    ):
+        todo = scoring.waiting(source.found(ask, tenant or ()), again=again)[: limit or None]
         scorer = scorers.build(config, _judge(client, config.model), state.environ.get("PATH"))
-        done = scoring.run(
-            scorer, todo, lambda scores: source.ask(where, lambda reader: reader.append(scores)), _step
-        )
+        done = scoring.run(scorer, todo, lambda scores: ask(lambda reader: reader.append(scores)), _step)
     print(f"{done.scored:,} samples scored, {done.without_verdict:,} without a verdict", file=sys.stderr)
 
 
@@ -121,8 +120,8 @@ def forget(
     [bold]headgate outcomes forget --tenant search[/bold]
     """
     state: State = context.obj
-    where = source.url(state.load(), state.environ, redis_url)
-    count = source.ask(where, lambda reader: reader.forget(_name(tenant)))
+    with source.opened(state.load(), state.environ, redis_url) as ask:
+        count = ask(lambda reader: reader.forget(_name(tenant)))
     print(f"the texts of {count:,} samples are deleted", file=sys.stderr)
 
 

@@ -21,7 +21,9 @@ _FEWEST = 2
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Routing as it was, against always asking the reference model: means over all requests."""
+    """Routing by the newest policy, against always asking the reference model: means over all requests."""
+
+    policy_version: str
 
     quality: Estimate
     """Quality of the delivered answer minus that of the reference model's."""
@@ -76,10 +78,11 @@ def status(
 
 def shown(labelled: Labelled) -> Shown | None:
     """What the labelled samples show; None where too few have the reference model's answer."""
+    version = labelled.newest.policy_version if labelled.newest else ""
     rows = [
         (sample.answer(sample.delivered), sample.answer(sample.reference), given, sample.share)
         for sample, given in labelled.rows
-        if sample.reference in given
+        if sample.reference in given and sample.policy_version == version
     ]
     if len(rows) < _FEWEST:
         return None
@@ -87,7 +90,7 @@ def shown(labelled: Labelled) -> Shown | None:
     better = [given[got.model] - given[reference.model] for got, reference, given, _ in rows]
     cost = np.array([reference.cost_nanousd for _, reference, *_ in rows], dtype=np.float64)
     spent = np.array([got.cost_nanousd for got, *_ in rows], dtype=np.float64)
-    return Shown(hajek(np.array(better), share), hajek(cost - spent, share), hajek(cost, share))
+    return Shown(version, hajek(np.array(better), share), hajek(cost - spent, share), hajek(cost, share))
 
 
 def as_json(status: Status) -> dict[str, Any]:
@@ -124,6 +127,7 @@ def _shown(shown: Shown | None) -> list[str]:
     quality, saved = shown.quality, shown.saved_nanousd
     whole = shown.reference_nanousd.mean or 1.0
     lines = [
+        f"policy     {shown.policy_version or 'none'}, {quality.n:,} labelled samples of its choices",
         f"quality    {quality.mean:+.4f} [{quality.low:+.4f}, {quality.high:+.4f}] beside the reference",
         f"saved      {saved.mean / whole:.1%} [{saved.low / whole:.1%}, {saved.high / whole:.1%}] of cost",
     ]

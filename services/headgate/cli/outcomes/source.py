@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from headgate.adapters import settings
 from headgate.adapters.ports import SideRoomError
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Ask(Protocol):
+    """Asks the reader of the samples. CommandError when its Redis does not answer."""
+
+    def __call__(self, question: Callable[[SampleReader], Coroutine[Any, Any, T]]) -> T:
+        """What the reader says."""
+
+
 def labelled(
     loaded: Loaded, environ: Mapping[str, str], tenants: Sequence[str] = (), redis_url: str | None = None
 ) -> Labelled:
@@ -26,14 +34,13 @@ def labelled(
 
     CommandError says what is missing: a Redis, a choice of tenants, or any sample at all.
     """
-    return labels.label(found(loaded, environ, tenants, redis_url))
+    with opened(loaded, environ, redis_url) as ask:
+        return labels.label(found(ask, tenants))
 
 
-def found(
-    loaded: Loaded, environ: Mapping[str, str], tenants: Sequence[str] = (), redis_url: str | None = None
-) -> Found:
+def found(ask: Ask, tenants: Sequence[str] = ()) -> Found:
     """The samples and outcomes themselves. CommandError as `labelled`."""
-    read = ask(url(loaded, environ, redis_url), lambda reader: reader.found(tenants))
+    read = ask(lambda reader: reader.found(tenants))
     if not tenants and len(read.tenants) > 1:
         raise CommandError(f"whose samples? Give --tenant, once or more: {', '.join(read.tenants)}")
     if not read.samples:
@@ -41,7 +48,28 @@ def found(
     return read
 
 
-def url(loaded: Loaded, environ: Mapping[str, str], given: str | None) -> str:
+@contextmanager
+def opened(loaded: Loaded, environ: Mapping[str, str], redis_url: str | None = None) -> Iterator[Ask]:
+    """One connection for the time of a block. CommandError where there is no Redis to ask."""
+    from headgate.adapters.sample_reader import reader
+
+    with asyncio.Runner() as runner:
+        context = reader(_url(loaded, environ, redis_url))
+        one = runner.run(context.__aenter__())
+
+        def ask(question: Callable[[SampleReader], Coroutine[Any, Any, T]]) -> T:
+            try:
+                return runner.run(question(one))
+            except SideRoomError as error:
+                raise CommandError(f"the Redis with the samples cannot be asked: {error}") from None
+
+        try:
+            yield ask
+        finally:
+            runner.run(context.__aexit__(None, None, None))
+
+
+def _url(loaded: Loaded, environ: Mapping[str, str], given: str | None) -> str:
     """The Redis's URL, resolved. CommandError where there is none, ConfigError for a missing secret."""
     from headgate.adapters.redis_client import is_url
 
@@ -53,17 +81,3 @@ def url(loaded: Loaded, environ: Mapping[str, str], given: str | None) -> str:
     if not is_url(where):
         raise CommandError("redis.url: this is no redis://, rediss:// or unix:// URL")
     return where
-
-
-def ask(where: str, question: Callable[[SampleReader], Awaitable[T]]) -> T:
-    """What a reader of that Redis says; CommandError when Redis does not."""
-    from headgate.adapters.sample_reader import reader
-
-    async def asked() -> T:
-        async with reader(where) as one:
-            return await question(one)
-
-    try:
-        return asyncio.run(asked())
-    except SideRoomError as error:
-        raise CommandError(f"the Redis with the samples cannot be asked: {error}") from None

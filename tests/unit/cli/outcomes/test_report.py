@@ -50,6 +50,14 @@ def test_a_sample_without_the_reference_s_answer_shows_nothing() -> None:
     assert report.shown(Labelled(())) is None
 
 
+def test_only_choices_of_the_newest_policy_are_shown() -> None:
+    old = replace(SAMPLE, policy_version="old", at=1.0)
+    rows = [(old, {"small": 0.0, "large": 1.0})] * 50
+    shown = report.shown(Labelled((*rows, *_rows(lost=0, kept=10).rows)))
+    assert shown is not None
+    assert (shown.policy_version, shown.quality.n, shown.quality.mean) == ("p", 10, 0)
+
+
 def test_samples_drawn_rarely_stand_for_more() -> None:
     rare, often = replace(SAMPLE, share=0.1), replace(SAMPLE, share=1.0)
     rows = ((rare, {"small": 0.0, "large": 1.0}), (often, {"small": 1.0, "large": 1.0}))
@@ -67,6 +75,7 @@ def test_the_status_says_what_is_missing_in_words() -> None:
         "draws      50 of the 1,000 requests",
         "budget     acme: $0.25 of $1 today (UTC)",
         f"labels     {needed:,} labelled queries at least for risk target 5 %; {needed - 100:,} are missing",
+        "policy     p, 100 labelled samples of its choices",
         "quality    -0.1000 [",
         "saved      90.0% [90.0%, 90.0%] of cost",
         "10 samples differ, not 30",
