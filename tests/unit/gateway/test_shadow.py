@@ -206,10 +206,16 @@ async def test_the_other_answer_s_propensity_is_the_share(house: House) -> None:
 
 
 async def test_who_is_not_drawn_is_noted_and_left_alone(house: House) -> None:
-    miss = next(f"{n}" for n in range(99) if not drawn(draw_key(b""), f"{n}", 0.5))
-    noted = house.shadow(ShadowConfig(share=0.5)).offer(record(miss), answered())
+    hit, miss = (
+        next(f"{n}" for n in range(99) if drawn(draw_key(b""), f"{n}", 0.5) is wanted)
+        for wanted in (True, False)
+    )
+    one = house.shadow(ShadowConfig(share=0.5))
+    noted = one.offer(record(miss), answered())
     assert (noted["share"], noted["drawn"]) == ("0.5", "0")
-    assert not house.results()
+    one.offer(record(hit), answered())
+    assert (await house.kept()).record_id == hit
+    assert [call.request_id for call in house.servants["large"].asked] == [f"shadow-{hit}"]
 
 
 @pytest.mark.parametrize(
