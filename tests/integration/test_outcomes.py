@@ -91,6 +91,18 @@ def test_scored_traffic_becomes_the_tables_that_training_reads(
     assert set(datasets.read_prices(tmp_path / "labels" / "prices.csv")) == {"small", "large"}
 
 
+def test_a_period_can_be_exported(fresh: Stack, run: Run, tmp_path: Path) -> None:
+    traffic(fresh, 2)
+    run("score", scorer={"kind": "json"})
+    assert run("export", "--out", str(tmp_path), "--since", "2020-01-01", "--until", "2100-01-01")[0] == 0
+    for period in (("--since", "2100-01-01"), ("--until", "2020-01-01")):
+        code, _, err = run("export", "--out", str(tmp_path), *period)
+        assert (code, err) == (
+            1,
+            "headgate: no sample has a quality for every answer: run `headgate outcomes score`\n",
+        )
+
+
 def test_what_is_scored_is_not_scored_again_unless_asked(fresh: Stack, run: Run) -> None:
     traffic(fresh, 2)
     for arguments, scored in ((("--limit", "1"), 1), ((), 1), ((), 0), (("--again",), 2)):

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from headgate.client import Client
 
 WITHOUT_TARGET = 0.05
 """Aimed at where the config names no risk target: the built-in bundle's."""
+DAY = ["%Y-%m-%d"]
 app = typer.Typer(help="Look at, score and export what shadow sampling kept.", no_args_is_help=True)
 TenantOption = Annotated[
     list[str] | None, typer.Option("--tenant", help="Whose samples; may be repeated. Else the only tenant's.")
@@ -89,20 +91,30 @@ def score(
 def export(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="The folder for queries.csv, outcomes.csv and prices.csv.")],
+    since: Annotated[
+        datetime | None, typer.Option(formats=DAY, help="Only requests answered on this day (UTC) or later.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=DAY, help="Only requests answered before this day (UTC).")
+    ] = None,
     tenant: TenantOption = None,
     redis_url: RedisOption = None,
 ) -> None:
     """Write the labelled samples as the tables that training reads. They hold what tenants asked.
 
+    A bundle is certified on queries that it was not trained on, such as those --since the training.
+
     [bold]headgate outcomes export --out labels[/bold]
+
+    [bold]headgate outcomes export --out december --since 2026-12-01[/bold]
     """
     state: State = context.obj
     loaded = state.load()
-    labelled = source.labelled(loaded, state.environ, tenant or (), redis_url)
+    labelled = source.labelled(
+        loaded, state.environ, tenant or (), redis_url, _instant(since, 0.0), _instant(until, inf)
+    )
     for reason, count in sorted(labelled.left_out.items()):
         print(f"left out {count:,}: {reason}", file=sys.stderr)
-    if not labelled.rows:
-        raise CommandError("no sample has a quality for every answer: run `headgate outcomes score`")
     written = folder.write(labelled, out)
     print(f"{len(labelled.rows):,} labelled queries in {written.queries.parent}", file=sys.stderr)
     least = needs.to_collect(needs.level_for(_target(loaded.config)))
@@ -129,6 +141,10 @@ def _name(tenant: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9._-]+", tenant) is None:
         raise CommandError("a tenant's name is letters, digits, dots, dashes or underscores")
     return tenant
+
+
+def _instant(day: datetime | None, otherwise: float) -> float:
+    return otherwise if day is None else day.replace(tzinfo=UTC).timestamp()
 
 
 def _target(config: Config) -> float:

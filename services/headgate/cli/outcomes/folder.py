@@ -1,15 +1,18 @@
-"""Labelled samples as the three tables that `python -m headgate.router.offline train` reads."""
+"""Labelled samples as the three tables that training reads."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from headgate.adapters.samples import Sample
 from headgate.cli.outcomes.labels import Labelled, Qualities
+from headgate.cli.state import CommandError
 
 QUERIES = ("query_id", "query")
 OUTCOMES = ("query_id", "model", "score", "prompt_tokens", "completion_tokens", "propensity")
@@ -26,13 +29,26 @@ class Folder:
 
 
 def write(labelled: Labelled, out: Path) -> Folder:
-    """Writes the tables into the folder `out`, readable by its owner alone: they hold what tenants asked."""
+    """Writes the tables into the folder `out`, readable by its owner alone: they hold what tenants asked.
+
+    CommandError when there is nothing to write.
+    """
+    if not labelled.rows:
+        raise CommandError("no sample has a quality for every answer: run `headgate outcomes score`")
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = Folder(out / "queries.csv", out / "outcomes.csv", out / "prices.csv")
     _table(folder.queries, QUERIES, ((one.record_id, one.query) for one, _ in labelled.rows))
     _table(folder.outcomes, OUTCOMES, (row for one, given in labelled.rows for row in _outcomes(one, given)))
-    _table(folder.prices, PRICES, _prices(labelled.newest))
+    _table(folder.prices, PRICES, _prices(labelled.rows[-1][0]))
     return folder
+
+
+@contextmanager
+def temporary(labelled: Labelled) -> Iterator[Path]:
+    """A folder with the tables for the time of a block, then no more. CommandError as `write`."""
+    with TemporaryDirectory(prefix="headgate-labels-") as folder:
+        write(labelled, Path(folder))
+        yield Path(folder)
 
 
 def _table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -50,9 +66,8 @@ def _outcomes(sample: Sample, given: Qualities) -> Iterable[Sequence[object]]:
         yield (sample.record_id, one.model, repr(given[one.model]), *tokens, repr(one.propensity))
 
 
-def _prices(sample: Sample | None) -> Iterable[Sequence[object]]:
-    """Today's: those of the newest sample."""
-    for one in sample.answers if sample is not None else ():
+def _prices(newest: Sample) -> Iterable[Sequence[object]]:
+    for one in newest.answers:
         yield (one.model, _usd(one.price.input_nanousd), _usd(one.price.output_nanousd), one.version)
 
 

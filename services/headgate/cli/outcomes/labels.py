@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 from headgate.adapters.samples import Outcome, Sample
@@ -43,10 +44,14 @@ class Labelled:
         return self.rows[-1][0] if self.rows else None
 
 
-def label(found: Found) -> Labelled:
-    """Joins samples and outcomes by the rules above."""
+def label(found: Found, since: float = 0.0, until: float = inf) -> Labelled:
+    """Joins samples and outcomes by the rules above.
+
+    Only requests answered from `since` on and before `until`, in POSIX seconds: what a bundle is certified on
+    must be newer than what it was trained on.
+    """
     given = qualities(found.samples, found.outcomes)
-    ordered = sorted(found.samples, key=lambda sample: sample.at)
+    ordered = sorted((one for one in found.samples if since <= one.at < until), key=lambda sample: sample.at)
     reasons = [_unusable(sample, given[sample.record_id], ordered[-1]) for sample in ordered]
     rows = [
         (sample, given[sample.record_id]) for sample, why in zip(ordered, reasons, strict=True) if not why

@@ -118,7 +118,7 @@ def _still_missing(status: Status) -> str:
     least = f"{status.needed:,} labelled queries at least for risk target {percent(status.level)}"
     if status.missing:
         return f"labels     {least}; {status.missing:,} are missing"
-    return f"labels     {least}, if hardly one is a regret: try it with `headgate.router.offline train`"
+    return f"labels     {least}, if hardly one is a regret: export, train, and see"
 
 
 def _shown(shown: Shown | None) -> list[str]:

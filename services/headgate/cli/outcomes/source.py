@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from headgate.adapters import settings
@@ -28,14 +29,19 @@ class Ask(Protocol):
 
 
 def labelled(
-    loaded: Loaded, environ: Mapping[str, str], tenants: Sequence[str] = (), redis_url: str | None = None
+    loaded: Loaded,
+    environ: Mapping[str, str],
+    tenants: Sequence[str] = (),
+    redis_url: str | None = None,
+    since: float = 0.0,
+    until: float = inf,
 ) -> Labelled:
-    """The labelled samples of these tenants; of the only one where none is named.
+    """The labelled samples of these tenants; of the only one where none is named. The period as in `label`.
 
     CommandError says what is missing: a Redis, a choice of tenants, or any sample at all.
     """
     with opened(loaded, environ, redis_url) as ask:
-        return labels.label(found(ask, tenants))
+        return labels.label(found(ask, tenants), since, until)
 
 
 def found(ask: Ask, tenants: Sequence[str] = ()) -> Found:

@@ -6,8 +6,11 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from headgate.cli.outcomes import folder
 from headgate.cli.outcomes.labels import Labelled
+from headgate.cli.state import CommandError
 from headgate.router.offline import datasets
 from headgate.router.types import Price
 from tests.unit.sample_rig import SAMPLE
@@ -49,7 +52,14 @@ def test_the_tables_are_their_owner_s_alone(tmp_path: Path) -> None:
     assert fresh.stat().st_mode & 0o077 == 0
 
 
-def test_nothing_labelled_is_three_empty_tables(tmp_path: Path) -> None:
-    written = folder.write(Labelled(()), tmp_path)
-    for path in (written.queries, written.outcomes, written.prices):
-        assert _rows(path) == []
+def test_where_nothing_is_labelled_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="run `headgate outcomes score`"):
+        folder.write(Labelled(()), tmp_path / "labels")
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_temporary_folder_is_gone_after_its_block() -> None:
+    with folder.temporary(LABELLED) as where:
+        assert len(_rows(where / "queries.csv")) == 2
+        assert where.stat().st_mode & 0o077 == 0
+    assert not where.exists()

@@ -85,6 +85,15 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(old: Sample, reason: st
     assert labelled.left_out == {reason: 1}
 
 
+def test_only_the_period_is_used_and_its_newest_sample_sets_the_models() -> None:
+    other = replace(SAMPLE, record_id="r2", at=100.0, answers=(answer("small"), answer("huge")))
+    told = tuple(outcome(one.model, 1.0, sample=s) for s in (OLD, SAMPLE, other) for one in s.answers)
+    found = Found((OLD, SAMPLE, other), told)
+    for since, until, used in ((0.0, 100.0, ["r0", "r1"]), (12.5, 100.0, ["r1"]), (50.0, 200.0, ["r2"])):
+        assert [sample.record_id for sample, _ in labels.label(found, since, until).rows] == used
+    assert labels.label(found, 500.0).rows == ()
+
+
 def test_a_limit_that_no_answer_met_is_no_other_setting() -> None:
     assert len(_label(replace(SAMPLE, settings=Settings(max_tokens=5))).rows) == 1
 
