@@ -25,7 +25,7 @@ class Mutant:
     fault: str
     changes: Mapping[str, Mapping[str, str]]
     noticed_by: str
-    """The promise's test, under tests/faults."""
+    """The promise's test, as seen from tests/faults."""
     symptom: str
     """What that test must say: it should fail for the fault, not for something else."""
 
@@ -62,6 +62,11 @@ def _replaced(text: str, replaced: Mapping[str, str], name: str) -> str:
     return text
 
 
+_RECORDED = "            self._record(journey, code, final)\n"
+_WAITED = """\
+            nobody = asyncio.create_task(asyncio.sleep(0))
+            await asyncio.wait({*self._shadow._tasks, nobody}, timeout=0.5)
+"""
 _JOURNEY = "        journey = _journey(arrival, query, deliver)\n        code"
 
 MUTANTS = (
@@ -202,5 +207,17 @@ MUTANTS = (
         {"gateway/conductor.py": {"            worker.calls.discard(call)\n": ""}},
         "test_soak.py::test_nothing_grows_under_clients_that_leave_and_come_back",
         "AssertionError: {'gateway': ",
+    ),
+    Mutant(
+        "an answer waits for its samples",
+        {"gateway/conductor.py": {_RECORDED: _RECORDED + _WAITED}},
+        "../integration/test_shadow.py::test_a_hanging_shadow_model_holds_up_no_answer",
+        "s for 60 answers",
+    ),
+    Mutant(
+        "samples cost what they like",
+        {"gateway/shadow.py": {"self.settings.budget_nanousd": "1 << 60"}},
+        "../integration/test_shadow.py::test_a_spent_budget_ends_the_samples_and_not_the_answers",
+        "KeyError: 'budget'",
     ),
 )
