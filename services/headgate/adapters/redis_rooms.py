@@ -117,10 +117,12 @@ class Rooms:
         self.store = RedisStore(self._client, Guard(self.breaker))
         aside = Guard(Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S))
         self.ledger = RedisLedger(self._patient, aside, ledger_length)
+        # Nobody waits for a sample, and one that is dropped for a slow connection was paid for.
+        self._unhurried = connect(url, LEDGER_REPLY_S, LEDGER_REPLY_S)
         sampling = Guard(Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S))
-        self.samples = RedisLedger(self._patient, sampling, SAMPLES, SAMPLE_STREAM)
-        self.texts = RedisStore(self._patient, sampling, LEDGER_CAP_S)
-        self.budget = RedisBudget(self._patient, sampling)
+        self.samples = RedisLedger(self._unhurried, sampling, SAMPLES, SAMPLE_STREAM)
+        self.texts = RedisStore(self._unhurried, sampling, LEDGER_CAP_S)
+        self.budget = RedisBudget(self._unhurried, sampling)
 
     async def may_evict_ledger(self) -> str:
         """The server's eviction policy where it may take keys that do not expire; else empty.
@@ -145,3 +147,4 @@ class Rooms:
         """Closes the connections."""
         await self._client.aclose()
         await self._patient.aclose()
+        await self._unhurried.aclose()

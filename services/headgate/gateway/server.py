@@ -135,6 +135,8 @@ class Gateway:
     async def _check_redis(self) -> None:
         """Raises ConfigError where Redis may push the ledger out; one that cannot be asked is no reason."""
         if self._rooms is None:
+            if self._sources.loaded.config.shadow.share:
+                _LOG.warning("nothing is sampled: shadow sampling needs a Redis")
             return
         try:
             policy = await self._rooms.may_evict_ledger()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from headgate.adapters import settings
 from headgate.adapters.config import Config, TlsConfig
 from headgate.adapters.settings import ConfigError
-from headgate.gateway.server import _credentials, needs_restart
+from headgate.gateway.server import Gateway, Sources, _credentials, needs_restart
 
 TLS = Path(__file__).parents[2] / "integration/tls"
 CERTIFICATE, KEY = TLS / "cert.pem", TLS / "key.pem"
@@ -31,6 +33,7 @@ def config(**changes: dict[str, object]) -> Config:
         ({"gateway": {"max_concurrent": 7}}, ""),
         ({"policy": {"risk_target": 0.2}}, ""),
         ({"cache": {"enabled": False}}, ""),
+        ({"shadow": {"share": 0.5}}, ""),
     ],
 )
 def test_what_needs_a_restart_is_named(change: dict[str, dict[str, object]], named: str) -> None:
@@ -51,8 +54,21 @@ def test_a_good_pair_is_taken() -> None:
     assert _credentials(TlsConfig(certificate=str(CERTIFICATE), key=str(KEY)))
 
 
+@pytest.mark.parametrize(("share", "warned"), [(0, False), (0.5, True)])
+async def test_who_samples_without_a_redis_is_told_that_nothing_is_sampled(
+    share: float, warned: bool
+) -> None:
+    loaded = settings.read(f"{settings.BUILT_IN}shadow: {{share: {share}}}\n", None, {})
+    workers = dict.fromkeys(loaded.config.pool, "127.0.0.1:1")
+    gateway = Gateway(Sources(loaded, b"", None, workers), pytest.fail)
+    with capture_logs() as lines:
+        await gateway._check_redis()
+    await gateway.close()
+    assert any("nothing is sampled" in line["event"] for line in lines) is warned
+
+
 def test_no_setting_is_forgotten() -> None:
     """A new section of the config fails here until somebody has decided whether a reload takes it."""
     assert set(Config.model_fields) == {
-        "version", "pool", "gateway", "policy", "cache", "redis", "tenants", "log_level",
+        "version", "pool", "gateway", "policy", "cache", "redis", "shadow", "tenants", "log_level",
     }  # fmt: skip
