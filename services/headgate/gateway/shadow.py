@@ -311,11 +311,20 @@ def drawn(key: bytes, record_id: str, share: float) -> bool:
 
 
 def _eligible(answered: Answered) -> bool:
-    """Whether the policy chose freely, its choice answered, and the query is short enough to keep."""
+    """Whether the policy chose freely, its choice answered, and the query is one that can be certified."""
     decision = answered.decision
     if decision is None or decision.reason in _FORCED or decision.model != answered.model:
         return False
-    return answered.wire.ByteSize() <= MOST_BYTES
+    return _certifiable(answered.wire)
+
+
+def _certifiable(wire: types_pb2.Query) -> bool:
+    """Whether it is one greedy turn without stop strings, short enough to keep.
+
+    Of other queries a label would be of no use yet: nothing is spent on them, and nothing of them is kept.
+    """
+    greedy = not wire.sampling.temperature and not wire.sampling.stop
+    return len(wire.messages) == 1 and greedy and wire.ByteSize() <= MOST_BYTES
 
 
 def _check_length(text: str) -> None:

@@ -158,11 +158,12 @@ def record(record_id: str = "r1", tenant: str = "acme") -> Mapping[str, str]:
 
 def answered(
     model: str = "small", *, reason: Reason = Reason.POLICY, said: Sequence[str] = ("an ", "answer"),
-    allowed: frozenset[str] | None = None, chosen: str = "", text: str = "why?", **sampling: Any,
+    allowed: frozenset[str] | None = None, chosen: str = "", text: str = "why?",
+    earlier: Sequence[types_pb2.Message] = (), **sampling: Any,
 ) -> Answered:  # fmt: skip
     turn = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[types_pb2.Part(text=text)])
     wire = types_pb2.Query(
-        messages=[turn], sampling=types_pb2.Sampling(**sampling), metadata={"expected": "because"}
+        messages=[*earlier, turn], sampling=types_pb2.Sampling(**sampling), metadata={"expected": "because"}
     )
     usage = types_pb2.Usage(prompt_tokens=3, completion_tokens=4)
     decision = Decision(chosen or model, reason, "", ())
@@ -181,13 +182,13 @@ def test_the_draw_is_the_same_every_time_and_as_frequent_as_its_share() -> None:
 
 
 async def test_a_sample_has_every_answer_with_its_propensity(house: House) -> None:
-    noted = house.shadow(ShadowConfig(share=1, keep_text_days=2)).offer(record(), answered(temperature=0.5))
+    noted = house.shadow(ShadowConfig(share=1, keep_text_days=2)).offer(record(), answered(top_p=0.5))
     assert (noted["share"], noted["drawn"]) == ("1.0", "1")
     sample = await house.kept()
     assert (sample.record_id, sample.request_id, sample.tenant, sample.at) == ("r1", "q1", "acme", 12.5)
     assert (sample.delivered, sample.reference, sample.share) == ("small", "large", 1.0)
     assert (sample.query, sample.labels) == ("why?", {"expected": "because"})
-    assert sample.settings.temperature == 0.5
+    assert (sample.settings.top_p, sample.settings.turns) == (0.5, 1)
     small, large = sample.answers
     assert (small.model, small.text, small.propensity, small.cost_nanousd) == ("small", "an answer", 1.0, 11)
     assert (large.model, large.text, large.cost_nanousd) == ("large", "large", CALL_COST)
@@ -195,7 +196,7 @@ async def test_a_sample_has_every_answer_with_its_propensity(house: House) -> No
     assert house.results() == {"kept": 1}
     assert house.calls() == {"OK": 1}
     [call] = house.servants["large"].asked
-    assert (call.sampling.temperature, call.request_id) == (0.5, "shadow-r1")
+    assert (call.sampling.top_p, call.request_id) == (0.5, "shadow-r1")
     assert not house.servants["small"].asked
 
 
@@ -226,8 +227,20 @@ async def test_who_is_not_drawn_is_noted_and_left_alone(house: House) -> None:
         answered("large", chosen="small"),
         answered(allowed=frozenset(["small"])),
         answered(text="x" * (shadow.MOST_BYTES + 1)),
+        answered(temperature=0.1),
+        answered(stop=["."]),
+        answered(earlier=[types_pb2.Message(role=types_pb2.ROLE_SYSTEM)]),
     ],
-    ids=["pinned", "the brain failed", "a fallback", "no other model allowed", "longer than what is kept"],
+    ids=[
+        "pinned",
+        "the brain failed",
+        "a fallback",
+        "no other model allowed",
+        "longer than what is kept",
+        "not greedy",
+        "stop strings",
+        "a system prompt",
+    ],
 )
 async def test_what_no_certificate_speaks_of_is_not_drawn(house: House, request_: Answered) -> None:
     asked = record()
