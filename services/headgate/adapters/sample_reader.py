@@ -18,6 +18,7 @@ from headgate.adapters.samples import Outcome, Record, Sample
 REPLY_S: Final = 10.0
 """A command line can wait, and a thousand records are a large reply."""
 BATCH: Final = 1000
+"""Records that one reply carries; at least 2, because each page begins with the last record before it."""
 TEXTS: Final = 100
 """Texts that one reply carries: some megabytes at most."""
 
@@ -100,7 +101,8 @@ class SampleReader:
                 yield _text(fields)
             if len(entries) < BATCH:
                 return
-            after = f"({entries[-1][0].decode()}"
+            # Read again: older servers know no exclusive range, and readers fold.
+            after = entries[-1][0].decode()
 
     async def _with_texts(self, bare: Sequence[Sample]) -> AsyncIterator[Sample]:
         for part in _parts(bare, TEXTS):
