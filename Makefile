@@ -10,7 +10,7 @@ PROTOS   := .venv-protos
 OUTCOMES := build/pair/outcomes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports protos proto models results bench chaos soak
+.PHONY: help setup run test check lint types imports protos proto models difficulty results pairs bench chaos soak
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -51,12 +51,17 @@ proto: $(PROTOS)/protos.stamp ## Regenerate the Python stubs
 
 models: $(VENV)/test.stamp ## Train the built-in pair, collect its outcomes, build the routing bundle
 	$(BIN)/python -m headgate.worker.backends.builtin.train all
-	$(BIN)/python -m headgate.router.offline train --reference large --seed 1 \
-	  --queries $(OUTCOMES)/queries.csv.gz --outcomes $(OUTCOMES)/outcomes.csv.gz --prices $(OUTCOMES)/prices.csv \
+	$(BIN)/headgate train --outcomes $(OUTCOMES) --reference large --difficulty none --seed 1 \
 	  --out services/headgate/gateway/bundles/builtin.bundle
+
+difficulty: $(VENV)/test.stamp ## Learn shared difficulty from public outcomes; needs ../shared/data
+	$(BIN)/headgate pretrain --outcomes ../shared/data --leave-out routellm --out router/headgate/router/offline/difficulty.npz
 
 results: $(VENV)/test.stamp ## Measure the shipped pair and bundle, and write docs/reference/
 	$(BIN)/python -m tests.bench.results
+
+pairs: $(VENV)/test.stamp ## Tell eight pairs of real models fold by fold, and write docs/reference/results.md (an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pairs
 
 chaos: $(VENV)/test.stamp ## Try every promise in its long form (half an hour), and write docs/reference/reliability.md
 	$(BIN)/python -m pytest --long -o faulthandler_timeout=0 $(LONG) tests/faults --ignore tests/faults/test_soak.py --ignore tests/faults/test_mutants.py; \

@@ -120,8 +120,7 @@ def _routing_page() -> None:
          "--out", str(OUTCOMES))  # fmt: skip
     with (OUTCOMES / "prices.csv").open() as file:
         versions = ", ".join(f"{row['model']} {row['version']}" for row in csv.DictReader(file))
-    _run("headgate.router.offline", "evaluate", "--queries", str(OUTCOMES / "queries.csv.gz"),
-         "--outcomes", str(OUTCOMES / "outcomes.csv.gz"), "--seed", "1",
+    _run("headgate.cli", "evaluate", "--outcomes", str(OUTCOMES), "--seed", "1",
          "--bundle", "services/headgate/gateway/bundles/builtin.bundle",
          "--title", "The built-in bundle beside its rivals",
          "--note", f"Fresh worksheets of the test split, seed {EVALUATION_SEED}; {versions}. {_where()}",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import yaml
 
 from headgate.adapters import settings
 from headgate.adapters.telemetry import NAMES
+from headgate.cli import app
 from headgate.worker.backends import base
 
 ROOT = Path(__file__).parents[2]
@@ -60,11 +59,21 @@ def test_the_guide_s_table_of_metrics_is_the_code_s() -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_the_flags_of_the_guide_exist(command: str) -> None:
-    text = (ROOT / "docs/howto/train-the-router.md").read_text()
-    shown = re.search(rf"headgate\.router\.offline {command} (.*?)```", text, re.DOTALL)
+@pytest.mark.parametrize("command", ["train", "certify", "evaluate"])
+def test_the_flags_of_the_guide_exist(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = [
+        call
+        for page in ("train-the-router.md", "your-own-pool.md")
+        for call in re.findall(
+            rf"^headgate {command} (.*?)(?:^headgate|^```)",
+            (ROOT / "docs/howto" / page).read_text(),
+            re.MULTILINE | re.DOTALL,
+        )
+    ]
     assert shown
-    tool = [sys.executable, "-m", "headgate.router.offline", command, "--help"]
-    helped = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
-    assert set(re.findall(r"--[a-z-]+", shown[1])) <= set(re.findall(r"--[a-z-]+", helped))
+    assert app.run([command, "--help"], {}) == 0
+    helped = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert set(re.findall(r"--[a-z-]+", " ".join(shown))) <= helped

@@ -1,19 +1,18 @@
 """The bundle: one checksummed artifact with everything a decision needs, bytes in and bytes out.
 
     magic line · SHA-256 of the rest (32 bytes) · length of the manifest (8 bytes, big-endian)
-    · manifest · parts
+    · manifest · parts, each packed by zlib
 
 The manifest is canonical JSON: schema versions, models with calibrators and costs, policy, certificates,
-where each part lies. Parts: the ONNX graph, the familiarity bits, and golden vectors, feature arrays
-(drawn, not taken from any text) with the output they must give on this machine. Equal contents give equal
-bytes. Paths are the caller's business.
+where each part lies. Parts: the ONNX graph, what the training data was like, and golden vectors, feature
+arrays (drawn, not taken from any text) with the output they must give on this machine. Equal contents give
+equal bytes. Paths are the caller's business.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,27 +24,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.router import features
-from headgate.router.calibrate import KINDS, Calibrator, apply_all
+from headgate.router.calibrate import KINDS, Calibrator, apply_all, spreads
 from headgate.router.cost import CostModel, ModelCost
 from headgate.router.errors import BundleError, EstimateError
 from headgate.router.features import Batch, Familiarity
-from headgate.router.model import UncertaintyModel
+from headgate.router.model import Heads, UncertaintyModel
 from headgate.router.policy import Policy
 from headgate.router.types import Certificate, Price
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = b"headgate bundle\n"
 _HEAD = len(_MAGIC) + 32 + 8
-_PARTS = ("graph", "familiarity", "golden_ngrams", "golden_surface", "golden_heads")
+_PARTS = ("graph", "familiarity", "centre", "whitening", "golden_ngrams", "golden_surface", "golden_heads")
 _GOLDEN_TOLERANCE = 2e-3
 _SHOWN_DIGITS = 12
+_LARGEST_PART = 1 << 26
 
 _Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Feature arrays and the output they must give: (g, t) int32, (g, S) float32, (g, H + 1, M) float32."""
+    """Feature arrays and the output they must give: (g, t) int32, (g, S) float32, (g, 3, M) float32."""
 
     ngrams: NDArray[np.int32]
     surface: NDArray[np.float32]
@@ -76,6 +76,21 @@ class Estimates:
     completion_tokens: _Array
     relative_cost: _Array
     out_of_distribution: _Array
+
+    @classmethod
+    def of(
+        cls,
+        heads: Heads,
+        calibrators: Sequence[Calibrator],
+        costs: CostModel,
+        prompt_tokens: _Array,
+        out_of_distribution: _Array,
+    ) -> Estimates:
+        """From the model's raw output."""
+        p_correct = apply_all(calibrators, heads.logits)
+        spread = spreads(calibrators, heads.logits, heads.deviation, p_correct)
+        relative = costs.relative(prompt_tokens, heads.tokens)
+        return cls(p_correct, spread, heads.tokens, relative, out_of_distribution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,30 +132,19 @@ class Bundle:
 
         `prompt_tokens` (n,) as `cost.estimate_tokens` counts. EstimateError if the model fails.
         """
-        heads = self._model.run(batch)
-        ensemble = np.concatenate((heads.logits.mean(axis=1, keepdims=True), heads.logits), axis=1)
-        p = apply_all(self.contents.calibrators, ensemble)
-        p_correct, spread = p[:, 0], p[:, 1:].std(axis=1)
-        relative = self.costs.relative(prompt_tokens, heads.tokens)
-        unfamiliar = [self.contents.familiarity.unfamiliar(contexts) for contexts in batch.contexts]
-        return Estimates(p_correct, spread, heads.tokens, relative, np.array(unfamiliar))
+        strange = map(self.contents.familiarity.out_of_distribution, batch.surface, batch.contexts)
+        heads, calibrators = self._model.run(batch), self.contents.calibrators
+        return Estimates.of(heads, calibrators, self.costs, prompt_tokens, np.array(list(strange)))
 
     def estimate_one(self, batch: Batch, prompt_tokens: float) -> Estimate:
         """As `estimate` for a batch of one, without numpy, which takes longer to begin than this to end."""
-        logits, tokens = self._model.run_one(batch)
-        by_model = list(zip(*logits, strict=True))
-        p_correct, spread = zip(*map(_ensemble, self.contents.calibrators, by_model), strict=True)
+        logits, deviation, tokens = self._model.run_one(batch)
+        p_correct, spread = zip(
+            *map(Calibrator.one, self.contents.calibrators, logits, deviation), strict=True
+        )
         relative = self.costs.relative_one(prompt_tokens, tokens)
-        unfamiliar = self.contents.familiarity.unfamiliar(batch.contexts[0])
-        return Estimate(p_correct, spread, tokens, relative, unfamiliar)
-
-
-def _ensemble(calibrator: Calibrator, logits: Sequence[float]) -> tuple[float, float]:
-    """p_correct of the heads' mean logit, and the standard deviation of what the heads say."""
-    heads = [calibrator.one(z) for z in logits]
-    mean = sum(heads) / len(heads)
-    spread = math.sqrt(sum((p - mean) ** 2 for p in heads) / len(heads))
-    return calibrator.one(sum(logits) / len(logits)), spread
+        strange = self.contents.familiarity.out_of_distribution(batch.surface[0], batch.contexts[0])
+        return Estimate(p_correct, spread, tokens, relative, strange)
 
 
 def dump(contents: Contents) -> bytes:
@@ -196,9 +200,18 @@ def _split(manifest: Mapping[str, Any], body: bytes) -> dict[str, bytes]:
         raise BundleError("the bundle's parts are not those its manifest lists; build the bundle again")
     parts, start = {}, 0
     for name, length in lengths:
-        parts[name] = body[start : start + length]
+        parts[name] = _unpacked(body[start : start + length])
         start += length
     return parts
+
+
+def _unpacked(part: bytes) -> bytes:
+    """A part may not grow without limit: whoever seals a bundle decides what is in it."""
+    unpacking = zlib.decompressobj()
+    unpacked = unpacking.decompress(part, _LARGEST_PART)
+    if not unpacking.eof:
+        raise BundleError("a part of the bundle is cut or unpacks to too much; build the bundle again")
+    return unpacked
 
 
 def _manifest(contents: Contents, parts: Mapping[str, bytes]) -> dict[str, Any]:
@@ -235,7 +248,9 @@ def _contents(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Conten
         costs=CostModel(
             tuple(_model_cost(entry["cost"]) for entry in models), float(manifest["unit_nanousd"])
         ),
-        familiarity=Familiarity(_bits(parts["familiarity"])),
+        familiarity=Familiarity(
+            _bits(parts["familiarity"]), _of_surface(parts["centre"], 1), _of_surface(parts["whitening"], 2)
+        ),
         policy=Policy(
             models=tuple(entry["name"] for entry in models),
             reference=policy["reference"],
@@ -246,7 +261,7 @@ def _contents(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Conten
             max_out_of_distribution=float(policy["max_out_of_distribution"]),
             default_risk_target=float(policy["default_risk_target"]),
         ),
-        golden=Golden(*(_array(parts[name]) for name in _PARTS[2:])),
+        golden=Golden(*(_array(parts[name]) for name in _PARTS[-3:])),
         certificates=tuple(_certificate(entry) for entry in manifest["certificates"]),
         notes=manifest["notes"],
     )
@@ -305,16 +320,24 @@ def _checked_model(contents: Contents) -> UncertaintyModel:
 
 
 def _encode_parts(contents: Contents) -> Sequence[bytes]:
-    golden = contents.golden
-    arrays = (golden.ngrams, golden.surface, golden.heads)
-    return contents.graph, zlib.compress(contents.familiarity.bits.tobytes(), 9), *map(_npy, arrays)
+    golden, known = contents.golden, contents.familiarity
+    arrays = (known.centre, known.whitening, golden.ngrams, golden.surface, golden.heads)
+    plain = contents.graph, known.bits.tobytes(), *[_npy(array) for array in arrays]
+    return tuple(zlib.compress(part, 9) for part in plain)
 
 
 def _bits(part: bytes) -> NDArray[np.uint8]:
-    unpacked = zlib.decompressobj().decompress(part, features.CONTEXT_BUCKETS // 8 + 1)
-    if len(unpacked) != features.CONTEXT_BUCKETS // 8:
+    if len(part) != features.CONTEXT_BUCKETS // 8:
         raise ValueError("familiarity has another size")
-    return np.frombuffer(unpacked, dtype=np.uint8)
+    return np.frombuffer(part, dtype=np.uint8)
+
+
+def _of_surface(part: bytes, dimensions: int) -> NDArray[np.float32]:
+    """What is not of the surface's size, or no number, would fail with the first query and not now."""
+    array = _array(part)
+    if array.shape != (len(features.SURFACE),) * dimensions or not np.isfinite(array).all():
+        raise ValueError("familiarity has another size or holds what is no number")
+    return array.astype(np.float32)
 
 
 def _npy(array: NDArray[Any]) -> bytes:

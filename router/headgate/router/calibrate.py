@@ -22,6 +22,8 @@ Kind = Literal["temperature", "platt", "beta"]
 KINDS: tuple[Kind, ...] = ("temperature", "platt", "beta")
 
 _Array = NDArray[np.float64]
+LARGEST_SPREAD = 0.5
+"""No quality in [0, 1] varies more."""
 _RIDGE = 1e-6
 _STEPS = 50
 _SMALLEST_STEP = 1e-10
@@ -43,13 +45,13 @@ class Calibrator:
         """Probabilities in [0, 1] of logits of any shape."""
         return apply_all((self,), logits[..., None])[..., 0]
 
-    def one(self, z: float) -> float:
-        """As `apply` for one logit, without numpy, which takes longer to begin than this to end."""
-        if self.rise == self.fall:
-            return _sigmoid(self.rise * z + self.bias)
+    def one(self, z: float, deviation: float) -> tuple[float, float]:
+        """As `apply_all` and `spreads` for one logit, without numpy, which is slower to begin than this."""
         softplus = math.log1p(math.exp(-abs(z)))
         falling, rising = softplus + max(0.0, -z), softplus + max(0.0, z)
-        return _sigmoid(-self.rise * falling + self.fall * rising + self.bias)
+        p = _sigmoid(-self.rise * falling + self.fall * rising + self.bias)
+        slope = self.rise + (self.fall - self.rise) * _sigmoid(z)
+        return p, min(p * (1.0 - p) * slope * deviation, LARGEST_SPREAD)
 
 
 def apply_all(calibrators: Sequence[Calibrator], logits: _Array) -> _Array:
@@ -58,6 +60,13 @@ def apply_all(calibrators: Sequence[Calibrator], logits: _Array) -> _Array:
     if (rise == fall).all():
         return sigmoid(rise * logits + bias)
     return sigmoid(-rise * np.logaddexp(0.0, -logits) + fall * np.logaddexp(0.0, logits) + bias)
+
+
+def spreads(calibrators: Sequence[Calibrator], logits: _Array, deviation: _Array, p: _Array) -> _Array:
+    """Standard deviations of probabilities `p`, by their slope at the logits (the delta method), (..., M)."""
+    rise, fall = np.array([(c.rise, c.fall) for c in calibrators]).T
+    slope = rise + (fall - rise) * sigmoid(logits)
+    return np.asarray(np.minimum(p * (1.0 - p) * slope * deviation, LARGEST_SPREAD))
 
 
 def _sigmoid(z: float) -> float:

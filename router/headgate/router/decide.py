@@ -13,9 +13,8 @@ covers it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from headgate.router import features, policy
 from headgate.router.bundle import Bundle, Estimate
@@ -27,27 +26,21 @@ _NOT_ALLOWED = "not allowed for this tenant"
 _TOO_LONG = "longer than the model's context"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Case:
     """What every step reads: the demand, the models that may answer, and the estimate if there is one."""
 
     query: Query
     pool: Pool
+    prompt_tokens: int
     excluded: Mapping[str, str]
+    eligible: Sequence[str]
     bundle: Bundle | None
     estimate: Estimate | None = None
 
-    @cached_property
-    def eligible(self) -> list[str]:
-        return [model.name for model in self.pool.models if model.name not in self.excluded]
-
-    @cached_property
-    def by_model(self) -> tuple[ModelEstimate, ...]:
-        return tuple(_model_estimate(self, model) for model in self.pool.models)
-
     def dearest(self, names: Iterable[str]) -> str:
         """The model of highest expected cost; the reference wins a tie."""
-        cost = {estimate.model: estimate.expected_cost_nanousd for estimate in self.by_model}
+        cost = {model.name: _expected_cost(self, model) for model in self.pool.models}
         return max(names, key=lambda name: (cost[name], name == self.pool.reference))
 
 
@@ -58,7 +51,8 @@ def decide(bundle: Bundle | None, query: Query, pool: Pool, *, now: float) -> De
     length; ObjectiveError if certificates are valid but none meets the risk target.
     """
     excluded = exclusions(query, pool, bundle)
-    case = _Case(query, pool, excluded, bundle)
+    eligible = [model.name for model in pool.models if model.name not in excluded]
+    case = _Case(query, pool, _prompt_tokens(query), excluded, eligible, bundle)
     if query.pinned:
         return _pinned(case)
     if not case.eligible:
@@ -66,7 +60,8 @@ def decide(bundle: Bundle | None, query: Query, pool: Pool, *, now: float) -> De
     if bundle is None:
         return _only(case) or _safe(case, Reason.NO_CERTIFICATE, "no bundle is loaded")
     try:
-        case = _Case(query, pool, excluded, bundle, _estimate(bundle, query))
+        batch = features.pack([features.extract(query)])
+        case.estimate = bundle.estimate_one(batch, case.prompt_tokens)
     except EstimateError as error:
         return _only(case) or _safe(case, Reason.BRAIN_FAILED, str(error))
     return _only(case) or _routed(case, bundle, now)
@@ -185,11 +180,6 @@ def _own_prompt_tokens(query: Query, model: Model, bundle: Bundle | None) -> flo
     return bundle.costs.models[bundle.position[model.name]].prompt_tokens(prompt)
 
 
-def _estimate(bundle: Bundle, query: Query) -> Estimate:
-    batch = features.pack([features.extract(query)])
-    return bundle.estimate_one(batch, _prompt_tokens(query))
-
-
 def _prompt_tokens(query: Query) -> int:
     return query.prompt_tokens or estimate_tokens(query.text)
 
@@ -215,7 +205,7 @@ def _outside(case: _Case, certificate: Certificate) -> str:
         return "stop strings were not calibrated"
     asked = {
         "max_temperature": query.temperature,
-        "max_prompt_tokens": _prompt_tokens(query),
+        "max_prompt_tokens": case.prompt_tokens,
         "max_system_bytes": query.system_bytes,
         "max_history_turns": query.history_turns,
         "max_out_of_distribution": case.estimate.out_of_distribution if case.estimate else 0.0,
@@ -235,18 +225,23 @@ def _session_model(case: _Case, name: str) -> str:
 
 
 def _model_estimate(case: _Case, model: Model) -> ModelEstimate:
-    excluded, tokens = case.excluded.get(model.name, ""), _prompt_tokens(case.query)
-    if case.bundle is None or model.name not in case.bundle.position:
+    name, e = model.name, case.estimate
+    excluded, money = case.excluded.get(name, ""), _expected_cost(case, model)
+    if case.bundle is None or name not in case.bundle.position:
         why = excluded or ("the bundle does not know it" if case.bundle else "")
-        return ModelEstimate(model.name, expected_cost(None, model.price, tokens, None), excluded_because=why)
-    index, e = case.bundle.position[model.name], case.estimate
-    cost = case.bundle.costs.models[index]
+        return ModelEstimate(name, money, excluded_because=why)
     if e is None:
-        return ModelEstimate(
-            model.name, expected_cost(cost, model.price, tokens, None), excluded_because=excluded
-        )
-    money = expected_cost(cost, model.price, tokens, e.completion_tokens[index])
-    return ModelEstimate(model.name, money, e.p_correct[index], e.spread[index], excluded)
+        return ModelEstimate(name, money, excluded_because=excluded)
+    index = case.bundle.position[name]
+    return ModelEstimate(name, money, e.p_correct[index], e.spread[index], excluded)
+
+
+def _expected_cost(case: _Case, model: Model) -> int:
+    if case.bundle is None or model.name not in case.bundle.position:
+        return expected_cost(None, model.price, case.prompt_tokens, None)
+    index = case.bundle.position[model.name]
+    answer = case.estimate.completion_tokens[index] if case.estimate else None
+    return expected_cost(case.bundle.costs.models[index], model.price, case.prompt_tokens, answer)
 
 
 def _decision(
@@ -257,7 +252,7 @@ def _decision(
         model=name,
         reason=reason,
         explanation=why[:1].upper() + why[1:] + ".",
-        estimates=case.by_model,
+        estimates=tuple([_model_estimate(case, model) for model in case.pool.models]),
         lam=lam,
         bundle_version=bundle.version if bundle else "",
         policy_version=bundle.policy_version if bundle else "",

@@ -1,10 +1,10 @@
-"""The uncertainty model: one small ONNX graph, an ensemble of heads that share what they read.
+"""The uncertainty model: one small ONNX graph that is linear in what it reads.
 
 Inputs   ngrams (n, t) int32, surface (n, S) float32
-Output   heads (n, H + 1, M) float32: H heads of logits of p_correct, one for each of M models,
-         then one row of the logarithms of expected completion tokens
+Output   heads (n, 3, M) float32, for each of M models: the logit of p_correct, the logarithm of expected
+         completion tokens, and the variance of the logit
 
-Where the heads disagree the model knows little: their standard deviation is the epistemic spread.
+Where labels were few, or the text is strange, the variance is large: it is what the model does not know.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from numpy.typing import NDArray
 from headgate.router.errors import EstimateError
 from headgate.router.features import Batch
 
+_OUTPUTS = ("heads",)
 _LARGEST_LOGIT = 60.0
 _LARGEST_LOG_TOKENS = 14.0
+_LARGEST_VARIANCE = 1e4
 _OUT_OF_RANGE = "the uncertainty model's output is not finite or out of range"
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Raw output for n queries: `logits` (n, H, M) within ±60, `tokens` (n, M) expected answer tokens."""
+    """Raw output for n queries, (n, M) each: `logits` within ±60, their `deviation`, answer `tokens`."""
 
     logits: NDArray[np.float64]
+    deviation: NDArray[np.float64]
     tokens: NDArray[np.float64]
 
 
@@ -54,31 +57,39 @@ class UncertaintyModel:
         EstimateError if the output is not finite, out of range or of another shape.
         """
         output = self.raw(batch.ngrams, batch.surface).astype(np.float64)
-        logits, log_tokens = output[:, :-1], output[:, -1]
+        logits, log_tokens, variance = output[:, 0], output[:, 1], output[:, 2]
         # A comparison with NaN is false, so this refuses NaN as well as too large a number.
-        if not (np.abs(logits) <= _LARGEST_LOGIT).all() or not (log_tokens <= _LARGEST_LOG_TOKENS).all():
+        in_range = (
+            (np.abs(logits) <= _LARGEST_LOGIT)
+            & (log_tokens <= _LARGEST_LOG_TOKENS)
+            & (variance <= _LARGEST_VARIANCE)
+        )
+        if not in_range.all():
             raise EstimateError(_OUT_OF_RANGE)
-        return Heads(logits, np.exp(log_tokens))
+        return Heads(logits, np.sqrt(np.maximum(variance, 0.0)), np.exp(log_tokens))
 
-    def run_one(self, batch: Batch) -> tuple[list[list[float]], list[float]]:
-        """As `run` for a batch of one, in plain numbers: logits by head and model, and answer tokens."""
-        *logits, log_tokens = self.raw(batch.ngrams, batch.surface)[0].tolist()
-        in_range = all(abs(z) <= _LARGEST_LOGIT for head in logits for z in head)
-        if not in_range or not all(each <= _LARGEST_LOG_TOKENS for each in log_tokens):
-            raise EstimateError(_OUT_OF_RANGE)
-        return logits, [math.exp(each) for each in log_tokens]
+    def run_one(self, batch: Batch) -> tuple[list[float], list[float], list[float]]:
+        """As `run` for a batch of one, in plain numbers: logits, their deviations and answer tokens."""
+        logits, log_tokens, variance = self.raw(batch.ngrams, batch.surface)[0].tolist()
+        for z, log_token, square in zip(logits, log_tokens, variance, strict=True):
+            if not (
+                abs(z) <= _LARGEST_LOGIT and log_token <= _LARGEST_LOG_TOKENS and square <= _LARGEST_VARIANCE
+            ):
+                raise EstimateError(_OUT_OF_RANGE)
+        deviation = [math.sqrt(max(square, 0.0)) for square in variance]
+        return logits, deviation, [math.exp(each) for each in log_tokens]
 
     def raw(self, ngrams: NDArray[np.int32], surface: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The graph's output as it is, (n, H + 1, M).
+        """The graph's output as it is, (n, 3, M).
 
         EstimateError if it has another shape or the run fails.
         """
         try:
-            (output,) = self._session.run(None, {"ngrams": ngrams, "surface": surface})
+            (output,) = self._session.run(_OUTPUTS, {"ngrams": ngrams, "surface": surface})
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise EstimateError("the uncertainty model failed while running") from error
-        if output.ndim != 3 or output.shape[1] < 2 or output.shape[2] != self._models:
-            raise EstimateError(f"the uncertainty model's output must be (n, heads, {self._models})")
+        if output.ndim != 3 or output.shape[1:] != (3, self._models):
+            raise EstimateError(f"the uncertainty model's output must be (n, 3, {self._models})")
         return np.asarray(output, dtype=np.float32)
 
 

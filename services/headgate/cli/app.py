@@ -13,6 +13,7 @@ import typer
 
 from headgate.adapters.settings import ConfigError
 from headgate.cli import ask, config, demo, doctor, keys, operate, outcomes, route, up
+from headgate.cli.bundles import certify, evaluate, inspect, pretrain, train
 from headgate.cli.state import CommandError, State
 from headgate.client import HeadgateError
 from headgate.local.child import StartError
@@ -50,6 +51,11 @@ app.command("route")(route.route)
 app.command("status")(operate.status)
 app.command("reload")(operate.reload)
 app.command("doctor")(doctor.doctor)
+app.command("train")(train.train)
+app.command("pretrain")(pretrain.pretrain)
+app.command("certify")(certify.certify)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(inspect.app, name="bundle")
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(outcomes.app, name="outcomes")

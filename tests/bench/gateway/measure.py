@@ -25,7 +25,7 @@ from tests.bench.gateway.stage import RECORDED, SIDES, UNDER_TEST, Server, Stage
 from tests.integration import gateway_rig
 
 SHORT: Final = "Sort ascending: 48, 37, 291, 5, 86, 120, 77, 9, 64, 33, 18, 702 = ?"
-"""17 tokens as `estimate_tokens` counts; a worksheet's question, routed by the policy."""
+"""17 tokens as `estimate_tokens` counts; a worksheet's question, longer than those that were calibrated."""
 LONG: Final = "; ".join([SHORT] * 4)[:248]
 """62 tokens. Beyond what was calibrated, so large answers: the brain has done the same work by then."""
 GENERATE: Final = "/headgate.v1.RouterService/Generate"
@@ -65,7 +65,8 @@ def check(stage: Stage) -> None:
     """That calls end with OK, the policy decides, the cache hits, and streams are whole."""
     routed, hit = (_answered(stage, side) for side in ("gateway", "cached"))
     assert (estimate_tokens(SHORT), estimate_tokens(LONG)) == (17, 62)
-    assert routed.decision.reason == types_pb2.REASON_POLICY, routed.decision
+    # The whole brain runs for a question beyond calibration too; only the last step differs.
+    assert routed.decision.reason == types_pb2.REASON_OUTSIDE_CALIBRATION, routed.decision
     assert routed.decision.cache_status == types_pb2.CACHE_STATUS_BYPASS, routed.decision
     assert not routed.decision.degraded, routed.decision
     assert hit.decision.cache_status == types_pb2.CACHE_STATUS_HIT, hit.decision

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle, Contents
@@ -19,26 +20,28 @@ from headgate.router.offline.graph import Weights
 from headgate.router.policy import Policy
 from headgate.router.types import Certificate, Model, Objective, Pool, Price, Query
 
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
+
 SMALL, LARGE = Price(10_000_000, 40_000_000), Price(60_000_000, 240_000_000)
 GRID = (0.0, 0.05, 0.1, 0.5, 4.0)
 
 
-def hand_made_weights(heads: int = 3, easy: float = 3.0, per_digit: float = 2.0) -> Weights:
-    """Logit of small: easy - per_digit · log(1 + digits) ± head; of large: 2. Tokens: 10 and 5."""
-    blocks = heads + 1
-    table = np.zeros((BUCKETS, 1), dtype=np.float16)
-    table[1:, 0] = 0.1 * (1 + np.arange(1, BUCKETS) % 7)
-    hidden = np.zeros((1 + len(SURFACE), blocks, 2), dtype=np.float32)
-    hidden[1 + SURFACE.index("digits"), :, 0] = 1.0
-    hidden[0, :, 1] = 1.0
-    out = np.zeros((blocks, 2, 2), dtype=np.float32)
-    out[:heads, 0, 0] = -per_digit
-    out[:heads, 1, :] = 1e-3
-    bias = np.zeros((blocks, 2), dtype=np.float32)
-    bias[:heads, 0] = easy + 0.1 * (np.arange(heads) - (heads - 1) / 2)
-    bias[:heads, 1] = 2.0
-    bias[-1] = np.log((10.0, 5.0))
-    return Weights(table, hidden, np.zeros((blocks, 2), dtype=np.float32), out, bias)
+def hand_made_weights(easy: float = 3.0, per_digit: float = 2.0) -> Weights:
+    """Logit of small: easy - per_digit · d, d = log(1 + digits); of large: 2. Tokens: 10 and 5.
+
+    Variance of the logits: 0.25 of small and 0 of large, and 0.1² + (0.1 d)² more. N-grams add thousandths.
+    """
+    table = np.zeros((BUCKETS, 7), dtype=np.float16)
+    table[1:, 0] = 0.001 * (np.arange(1, BUCKETS) % 7 - 3)
+    table[1:, 4], table[1:, 6] = 0.25, 1.0
+    digits = SURFACE.index("digits")
+    surface = np.zeros((len(SURFACE), 4), dtype=np.float32)
+    surface[digits, 0] = -per_digit
+    bias = np.array((easy, 2.0, np.log(10.0), np.log(5.0)), dtype=np.float32)
+    root, root_bias = np.zeros((len(SURFACE),) * 2, dtype=np.float32), np.zeros(len(SURFACE), np.float32)
+    root[digits, 1] = root_bias[0] = 0.1
+    return Weights(table, surface, bias, root, root_bias)
 
 
 def certificate(risk_target: float = 0.05, lam: float = 0.1, **changes: Any) -> Certificate:
@@ -65,6 +68,12 @@ def certificate(risk_target: float = 0.05, lam: float = 0.1, **changes: Any) -> 
     return replace(plain, **changes)
 
 
+def familiar_with(everything: bool) -> Familiarity:
+    """Knows every word or none; any surface is near."""
+    s, bits = len(SURFACE), np.full(CONTEXT_BUCKETS // 8, 255 * everything, dtype=np.uint8)
+    return Familiarity(bits, np.zeros(s, dtype=np.float32), np.zeros((s, s), dtype=np.float32))
+
+
 def contents() -> Contents:
     built = graph.build(hand_made_weights())
     usage = np.zeros((len(GRID), 2, 2))
@@ -74,7 +83,7 @@ def contents() -> Contents:
         graph=built,
         calibrators=(Calibrator("platt", 1.0, 1.0, 0.0), Calibrator("platt", 1.0, 1.0, 0.0)),
         costs=CostModel((ModelCost(SMALL, 4.0, 10.0), ModelCost(LARGE, 4.0, 5.0)), 3_000.0),
-        familiarity=Familiarity(np.full(CONTEXT_BUCKETS // 8, 255, dtype=np.uint8)),
+        familiarity=familiar_with(everything=True),
         policy=Policy(("small", "large"), "large", 0.0, 0.5, GRID, usage, 0.5, 0.05),
         golden=graph.golden_vectors(built, 2),
         certificates=(certificate(0.02, 0.05), certificate(0.05, 0.1)),
@@ -94,6 +103,12 @@ def make_weights() -> Callable[..., Weights]:
 @pytest.fixture(scope="session")
 def make_certificate() -> Callable[..., Certificate]:
     return certificate
+
+
+@pytest.fixture(scope="session")
+def stranger() -> Familiarity:
+    """Knows no word."""
+    return familiar_with(everything=False)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from headgate.router.calibrate import (
     KINDS,
+    LARGEST_SPREAD,
     Calibrator,
     Kind,
     apply_all,
@@ -15,6 +16,7 @@ from headgate.router.calibrate import (
     expected_calibration_error,
     fit,
     sigmoid,
+    spreads,
 )
 
 
@@ -75,8 +77,34 @@ def test_apply_all_gives_each_model_its_own_map(seed: int) -> None:
 
 @pytest.mark.parametrize("map_", [Calibrator("beta", 2.0, 0.5, 0.1), Calibrator("platt", 0.7, 0.7, -1.0)])
 def test_one_logit_gives_what_an_array_of_it_gives(map_: Calibrator) -> None:
-    logits = np.linspace(-60, 60, 241)
-    assert [map_.one(z) for z in logits.tolist()] == pytest.approx(map_.apply(logits).tolist(), abs=1e-12)
+    logits, deviation = np.linspace(-60, 60, 241)[:, None], np.linspace(0, 40, 241)[:, None]
+    p = apply_all((map_,), logits)
+    spread = spreads((map_,), logits, deviation, p)
+    ones = [map_.one(z, d) for z, d in zip(logits[:, 0].tolist(), deviation[:, 0].tolist(), strict=True)]
+    assert np.array(ones) == pytest.approx(np.concatenate((p, spread), axis=1), abs=1e-12)
+
+
+@pytest.mark.parametrize("map_", [Calibrator("beta", 2.0, 0.5, 0.1), Calibrator("platt", 0.7, 0.7, -1.0)])
+def test_a_spread_is_the_slope_of_the_map_times_the_deviation(map_: Calibrator) -> None:
+    logits, step = np.linspace(-6, 6, 49), 1e-5
+    slope = (map_.apply(logits + step) - map_.apply(logits - step)) / (2 * step)
+    found = spreads((map_,), logits[:, None], np.full((49, 1), 0.3), map_.apply(logits)[:, None])
+    assert found[:, 0] == pytest.approx(0.3 * slope, rel=1e-6)
+
+
+def test_a_spread_is_that_of_drawn_logits_while_the_map_is_nearly_straight(seed: int) -> None:
+    map_, deviation = Calibrator("beta", 1.2, 0.8, 0.1), 0.2
+    drawn = map_.apply(0.4 + deviation * np.random.default_rng(seed).normal(size=100_000))
+    logits = np.full((1, 1), 0.4)
+    found = spreads((map_,), logits, np.full((1, 1), deviation), map_.apply(logits))
+    assert found[0, 0] == pytest.approx(drawn.std(), rel=0.02)
+
+
+def test_no_deviation_makes_a_spread_larger_than_a_quality_can_have() -> None:
+    steep = Calibrator("platt", 3.0, 3.0, 0.0)
+    logits, deviation = np.zeros((1, 1)), np.full((1, 1), 100.0)
+    assert spreads((steep,), logits, deviation, steep.apply(logits)) == LARGEST_SPREAD == 0.5
+    assert steep.one(0.0, 100.0)[1] == LARGEST_SPREAD
 
 
 def test_platt_form_and_beta_form_agree() -> None:

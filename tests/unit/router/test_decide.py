@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide
 from headgate.router.errors import ContextError, ObjectiveError, PoolError
-from headgate.router.features import CONTEXT_BUCKETS, Familiarity
+from headgate.router.features import Familiarity
 from headgate.router.types import Certificate, Decision, Model, Objective, Pool, Price, Query, Reason
 
 Ask, MakeBundle, MakeCertificate = Callable[..., Query], Callable[..., Bundle], Callable[..., Certificate]
@@ -110,12 +110,21 @@ def test_at_the_edge_of_the_settings_the_policy_still_decides(
 
 
 def test_an_unfamiliar_text_goes_to_the_reference_and_says_how_unfamiliar(
-    make_bundle: MakeBundle, pool: Pool, ask: Ask
+    make_bundle: MakeBundle, stranger: Familiarity, pool: Pool, ask: Ask
 ) -> None:
-    stranger = make_bundle(familiarity=Familiarity(np.zeros(CONTEXT_BUCKETS // 8, dtype=np.uint8)))
-    decision = decide(stranger, ask(), pool, now=NOW)
+    decision = decide(make_bundle(familiarity=stranger), ask(), pool, now=NOW)
     assert uncovered(decision, Reason.OUTSIDE_CALIBRATION)
     assert decision.out_of_distribution == 1.0
+
+
+def test_a_text_of_known_words_and_a_strange_surface_goes_to_the_reference(
+    make_bundle: MakeBundle, bundle: Bundle, pool: Pool, ask: Ask
+) -> None:
+    near = bundle.contents.familiarity
+    far = replace(near, whitening=np.eye(len(near.centre), dtype=np.float32) * 100)
+    decision = decide(make_bundle(familiarity=far), ask(), pool, now=NOW)
+    assert uncovered(decision, Reason.OUTSIDE_CALIBRATION)
+    assert 0.9 < decision.out_of_distribution < 1.0
 
 
 def test_an_objective_that_no_certificate_meets_is_an_error(bundle: Bundle, pool: Pool, ask: Ask) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headgate.router import features
@@ -29,7 +31,9 @@ def test_any_text_gives_arrays_in_range(ask: Ask, text: str) -> None:
     assert one.surface.shape == (len(SURFACE),)
     assert one.surface.dtype == np.float32
     assert np.isfinite(one.surface).all()
-    assert one.contexts.shape[0] == 4
+    assert (np.diff(one.ngrams) > 0).all(), "each row once"
+    assert len(one.contexts) == 3 * surface_of(ask(text))["words"] + 1
+    assert one.contexts.dtype == np.int64
     assert ((one.contexts >= 0) & (one.contexts < CONTEXT_BUCKETS)).all()
 
 
@@ -62,11 +66,51 @@ def test_marks_are_counted_by_kind(ask: Ask, name: str, text: str, count: int) -
 
 
 def test_numbers_of_equal_length_look_alike_and_longer_ones_do_not(ask: Ask) -> None:
-    # Byte triples see the digits themselves, so they are taken off.
-    words = [
-        set(features.extract(ask(f"add {number}")).ngrams[:-5].tolist()) for number in ("12", "98", "123")
-    ]
-    assert words[0] == words[1] != words[2]
+    same, other, longer = (features.extract(ask(f"add {number}")) for number in ("12", "98", "123"))
+    assert (same.ngrams.tolist(), same.contexts.tolist()) == (other.ngrams.tolist(), other.contexts.tolist())
+    assert set(same.ngrams.tolist()) != set(longer.ngrams.tolist())
+
+
+WORD = re.compile(rb"[0-9]+|[A-Za-z\x80-\xff]+|[^0-9A-Za-z\x80-\xff \t\n\r\x0b\x0c\0]")
+MARKED = re.compile(rb"[A-Za-z\x80-\xff]")
+
+
+def read_slowly(text: str) -> tuple[list[int], list[int]]:
+    """Rows and contexts by the schema's own words, with a loop over words and none of numpy's tricks."""
+    words = WORD.findall(text.encode("utf-8", "replace")[: 1 << 14])
+    if len(words) > 512:
+        words = words[:256] + words[-256:]
+    edge, most = int(features._EDGE), 1 << 64
+    a, b, c, d, mix = (int(getattr(features, f"_{name}")) for name in ("A", "B", "C", "D", "MIX"))
+
+    def spelled(word: bytes) -> int:
+        plain = re.sub(rb"[0-9]", b"0", word.lower())
+        return sum((byte + 1) * pow(features._BASE, place, most) for place, byte in enumerate(plain)) % most
+
+    def shaped(word: bytes) -> int:
+        kind = 256 if word[:1].isdigit() else 257 if MARKED.match(word) else word[0]
+        return ((258 if word[:1].isupper() else kind) << 20) + len(word)
+
+    raw = [edge, *map(spelled, words), edge]
+    shape = [edge, *map(shaped, words), edge]
+    pairs, inner = range(len(raw) - 1), range(1, len(raw) - 1)
+
+    def keys(sums: Iterable[int]) -> list[int]:
+        return [(key % most ^ key % most >> 32) * mix % most for key in sums]
+
+    of_shapes = keys([*(shape[i] * c for i in inner), *(shape[i] * c + shape[i + 1] * d for i in pairs)])
+    of_words = keys([*(raw[i] for i in inner), *(raw[i] * a + raw[i + 1] * b for i in pairs)])
+    between = keys(raw[i - 1] * a + shape[i] * c + raw[i + 1] * b for i in inner)
+    rows = {(key >> (64 - features.ROW_BITS)) + 1 for key in of_shapes + of_words}
+    return sorted(rows), [key >> (64 - features.CONTEXT_BITS) for key in of_words + between]
+
+
+@given(text=st.text(max_size=120) | st.text(alphabet="aB1 9+é\n\0?", max_size=60))
+@example(text="word, " * 600)
+@example(text="é" * 20_000)
+def test_the_fast_reading_is_the_slow_one(ask: Ask, text: str) -> None:
+    one = features.extract(ask(text))
+    assert (one.ngrams.tolist(), one.contexts.tolist()) == read_slowly(text)
 
 
 def test_pack_pads_with_zero_and_keeps_rows(ask: Ask) -> None:
@@ -85,14 +129,20 @@ def test_the_schema_is_what_its_number_says(ask: Ask) -> None:
     digest = sha256(
         one.ngrams.astype("<i4").tobytes() + rounded.tobytes() + one.contexts.astype("<i8").tobytes()
     )
-    assert (features.SCHEMA, digest.hexdigest()[:16]) == (1, "1f15dc837c41d5e9")
+    assert (features.SCHEMA, digest.hexdigest()[:16]) == (2, "90741d784f39e54b")
+
+
+def knowing(seen: np.ndarray) -> Familiarity:
+    """Of the neighbourhoods that are set; a surface is measured as it is."""
+    s = len(SURFACE)
+    return Familiarity(np.packbits(seen), np.zeros(s, dtype=np.float32), np.eye(s, dtype=np.float32))
 
 
 def known_by(*texts: str, ask: Ask) -> Familiarity:
     seen = np.zeros(CONTEXT_BUCKETS, dtype=bool)
     for text in texts:
         seen[features.extract(ask(text)).contexts] = True
-    return Familiarity(np.packbits(seen))
+    return knowing(seen)
 
 
 def test_familiarity_knows_its_texts_and_their_like(ask: Ask) -> None:
@@ -106,3 +156,44 @@ def test_familiarity_knows_its_texts_and_their_like(ask: Ask) -> None:
     assert unfamiliar("Reverse xyzuv") == 0.0
     assert unfamiliar("Who wrote the tragedy of Hamlet, and when") > 0.8
     assert unfamiliar("") == 1.0
+
+
+@given(text=st.text(alphabet="ab 1+", max_size=40), seed=st.integers(0, 2**32 - 1))
+def test_a_word_is_familiar_by_itself_or_its_neighbours(ask: Ask, text: str, seed: int) -> None:
+    bits = np.random.default_rng(seed).random(CONTEXT_BUCKETS) < 0.3
+    contexts = features.extract(ask(text)).contexts
+    words = (len(contexts) - 1) // 3
+    known = bits[contexts].tolist()
+    itself, pairs, between = known[:words], known[words : 2 * words + 1], known[2 * words + 1 :]
+    familiar = [any((itself[i], pairs[i], pairs[i + 1], between[i])) for i in range(words)]
+    expected = 1 - sum(familiar) / words if words else 1.0
+    assert knowing(bits).unfamiliar(contexts) == pytest.approx(expected)
+
+
+def test_a_surface_is_the_farther_the_more_deviations_it_is_off(ask: Ask, seed: int) -> None:
+    """A squared distance of S maps to 1 / (1 + _FAR), whatever the directions weigh."""
+    rng, s = np.random.default_rng(seed), len(SURFACE)
+    spread = rng.normal(size=(s, s))
+    root = np.linalg.cholesky(spread @ spread.T + np.eye(s))
+    centre = rng.normal(size=s).astype(np.float32)
+    bits = np.zeros(CONTEXT_BUCKETS // 8, dtype=np.uint8)
+    known = Familiarity(bits, centre, np.linalg.inv(root).T.astype(np.float32))
+    step = rng.normal(size=s)
+    step *= np.sqrt(s) / np.linalg.norm(step)
+    far = [known.far((centre + root @ (step * times)).astype(np.float32)) for times in (0, 1, 2, 1000)]
+    squared = [0.0, 1.0, 4.0, 1e6]
+    assert far == pytest.approx([d / (d + features._FAR) for d in squared], abs=1e-3)
+    assert far[-1] < 1.0
+
+
+def test_what_is_unlike_in_words_or_in_surface_is_out_of_distribution(ask: Ask) -> None:
+    one = features.extract(ask("Reverse abcde"))
+    near, strange = replace(knowing_all(), whitening=np.zeros((len(SURFACE),) * 2, np.float32)), knowing_all()
+    assert near.out_of_distribution(one.surface, one.contexts) == 0.0
+    assert strange.out_of_distribution(one.surface, one.contexts) == strange.far(one.surface) > 0.1
+    words = known_by("another text", ask=ask)
+    assert words.out_of_distribution(one.surface, one.contexts) == words.unfamiliar(one.contexts) == 1.0
+
+
+def knowing_all() -> Familiarity:
+    return knowing(np.ones(CONTEXT_BUCKETS, dtype=bool))

@@ -16,21 +16,14 @@ from numpy.typing import NDArray
 from headgate.router import certify
 from headgate.router.bundle import Bundle, Estimates
 from headgate.router.calibrate import brier, expected_calibration_error
-from headgate.router.offline.certify import choices, covered, estimates, regrets
+from headgate.router.offline.build import choices, estimates, regrets
+from headgate.router.offline.certify import covered
+from headgate.router.offline.curve import Interval, auc
 from headgate.router.offline.datasets import Outcomes
 
 _DRAWS = 500
 _Array = NDArray[np.float64]
 _Rows = NDArray[np.intp]
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A value with its 95 % bootstrap interval over queries."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,16 +216,6 @@ def _estimation(case: _Case, m: int) -> Estimation:
         brier(p, score),
         expected_calibration_error(p, score),
     )
-
-
-def auc(p: _Array, positive: NDArray[np.bool_]) -> float:
-    """Probability that a positive has the higher p, ties half; NaN if one class is empty."""
-    _, places, counts = np.unique(p, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2
-    hits, misses = positive.sum(), (~positive).sum()
-    if not hits or not misses:
-        return float("nan")
-    return float((ranks[places][positive].sum() - hits * (hits + 1) / 2) / (hits * misses))
 
 
 def hold_rates(case: _Case, rng: np.random.Generator, seeds: int, delta: float = 0.05) -> tuple[Hold, ...]:

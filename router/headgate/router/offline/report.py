@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from math import isnan
 
 from headgate.router.bundle import Bundle
-from headgate.router.offline.evaluate import Evaluation, Interval, Row
+from headgate.router.offline.curve import Interval
+from headgate.router.offline.evaluate import Evaluation, Row
 
 _ABOUT_COST = """\
 Brackets are 95 % bootstrap intervals over queries. Costs are relative to always using the reference; a random

@@ -1,48 +1,20 @@
-"""A planted world: three models whose chances are known functions of the text."""
+"""The planted world, and a bundle that is trained on it."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from headgate.router.bundle import Bundle, Contents
-from headgate.router.offline import certify, datasets
-from headgate.router.offline.certify import Parts, Plan
-from headgate.router.offline.datasets import Listed, Outcomes
+from headgate.router.offline import build, certify, datasets
+from headgate.router.offline.build import Plan
+from headgate.router.offline.certify import Terms
+from headgate.router.offline.datasets import Outcomes
 from headgate.router.offline.train import Recipe
-from headgate.router.types import Price
-
-MODELS = ("tiny", "mid", "big")
-PRICES = {
-    "tiny": Listed(Price(10_000_000, 10_000_000), "t1"),
-    "mid": Listed(Price(40_000_000, 40_000_000), ""),
-    "big": Listed(Price(200_000_000, 200_000_000), "b1"),
-}
-
-
-def chances(verb: str, digits: int) -> tuple[float, float, float]:
-    """P(right) of tiny, mid, big: longer numbers are harder; naming is tiny's speciality."""
-    if verb == "name":
-        return 0.97, 0.8, 0.7
-    return max(0.02, 0.99 - 0.22 * (digits - 1)), max(0.1, 0.99 - 0.1 * (digits - 1)), 0.96
-
-
-def planted(seed: int, n: int) -> Outcomes:
-    rng = np.random.default_rng(seed)
-    texts: dict[str, tuple[float, float, float]] = {}
-    while len(texts) < n:
-        verb, digits = rng.choice(["add", "take", "name"]), int(rng.integers(1, 6))
-        first, second = rng.integers(10 ** (digits - 1), 10**digits, 2)
-        texts[f"{verb} {first} and {second} of {rng.integers(10**6)}"] = chances(str(verb), digits)
-    p = np.array(list(texts.values()))
-    score = (rng.random(p.shape) < p).astype(float)
-    prompt = np.repeat(np.array([len(text) for text in texts], dtype=float)[:, None], 3, axis=1)
-    answers = rng.poisson((4.0, 8.0, 16.0), p.shape).astype(float)
-    return Outcomes(tuple(f"q{i}" for i in range(n)), tuple(texts), MODELS, score, prompt, answers)
+from tests.planted import PRICES, planted, write
 
 
 @pytest.fixture(scope="session")
@@ -62,61 +34,33 @@ def fresh(seed: int) -> Outcomes:
 
 @pytest.fixture(scope="session")
 def plan(seed: int) -> Plan:
-    return Plan("big", PRICES, created=1_000.0, recipe=Recipe(seed=seed), risk_target=0.1)
+    return Plan("big", PRICES, Recipe(seed=seed), risk_target=0.1)
 
 
 @pytest.fixture(scope="session")
-def parts(outcomes: Outcomes, seed: int) -> Parts:
-    return Parts(*datasets.split(outcomes, seed, tuple(certify.SHARES.values())))
+def terms() -> Terms:
+    return Terms(created=1_000.0, versions=PRICES)
 
 
 @pytest.fixture(scope="session")
-def contents(parts: Parts, plan: Plan) -> Contents:
-    return certify.build(parts, plan)
+def parts(outcomes: Outcomes, seed: int) -> tuple[Outcomes, Outcomes]:
+    """To train and calibrate, and to certify."""
+    fitted, threshold = datasets.split(outcomes, seed, (0.7, 0.3))
+    return fitted, threshold
+
+
+@pytest.fixture(scope="session")
+def contents(parts: tuple[Outcomes, Outcomes], plan: Plan, terms: Terms) -> Contents:
+    fitted, threshold = parts
+    made = build.build(fitted, plan)
+    return replace(made, certificates=certify.certificates(build.loaded(made), threshold, terms))
 
 
 @pytest.fixture(scope="session")
 def trained(contents: Contents) -> Bundle:
-    return certify.loaded(contents)
+    return build.loaded(contents)
 
 
 @pytest.fixture(scope="session")
 def write_files() -> Callable[[Path, Outcomes], tuple[Path, Path, Path]]:
-    """Writes queries, outcomes and prices as the files that the commands read."""
-
-    def write(folder: Path, outcomes: Outcomes) -> tuple[Path, Path, Path]:
-        rows = range(len(outcomes))
-        _write(
-            folder / "queries.csv",
-            ("query_id", "query"),
-            [(outcomes.ids[i], outcomes.texts[i]) for i in rows],
-        )
-        cells = [
-            (
-                "planted",
-                outcomes.ids[i],
-                name,
-                outcomes.score[i, m],
-                int(outcomes.prompt_tokens[i, m]),
-                int(outcomes.completion_tokens[i, m]),
-            )
-            for m, name in enumerate(outcomes.models)
-            for i in rows
-        ]
-        head = ("dataset", "query_id", "model", "score", "prompt_tokens", "completion_tokens")
-        _write(folder / "outcomes.csv", head, cells)
-        prices = [
-            (name, one.price.input_nanousd / 1e9, one.price.output_nanousd / 1e9, one.version)
-            for name, one in PRICES.items()
-        ]
-        _write(folder / "prices.csv", ("model", "usd_per_m_input", "usd_per_m_output", "version"), prices)
-        return folder / "queries.csv", folder / "outcomes.csv", folder / "prices.csv"
-
     return write
-
-
-def _write(path: Path, head: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)

@@ -1,0 +1,125 @@
+"""`headgate certify`: new certificates for a bundle, and what they say in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from headgate.cli.bundles import data
+from headgate.cli.bundles.data import (
+    DatasetOption,
+    DayOption,
+    ExcludeOption,
+    LabelOption,
+    LedgerOption,
+    OutcomesOption,
+    PricesOption,
+    SinceOption,
+    SourceOption,
+    TenantOption,
+    UntilOption,
+    console,
+)
+from headgate.cli.outcomes import needs
+from headgate.cli.words import percent
+
+if TYPE_CHECKING:
+    from headgate.router.types import Certificate
+
+_ASSUMED = """\
+It assumes that your traffic is like the labelled queries (exchangeable with them), and that a label means
+what you mean by a good answer: it is a statement about this label, made by whoever or whatever scored the
+answers.
+Pinned models, fallbacks after a failure and requests outside the calibrated settings are not covered."""
+
+
+def certify(
+    context: typer.Context,
+    bundle: Annotated[Path, typer.Option(help="The bundle to certify.")],
+    outcomes: OutcomesOption = None,
+    from_ledger: LedgerOption = False,
+    tenant: TenantOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the bundle is written; else over the old one.")
+    ] = None,
+    prices: PricesOption = None,
+    source: SourceOption = "",
+    dataset: DatasetOption = None,
+    label: LabelOption = "score",
+    exclude: ExcludeOption = None,
+    loss: Annotated[
+        Literal["regret", "net"],
+        typer.Option(help="regret: answers worse than the reference's; net: quality lost less quality won."),
+    ] = "regret",
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="With which all certificates hold together.")
+    ] = 0.95,
+    window: Annotated[
+        int, typer.Option(help="Requests over which it can be checked; 0 for the long run.")
+    ] = 300,
+    created: DayOption = None,
+    expires: DayOption = None,
+) -> None:
+    """Certify a bundle on outcomes that it was not trained on, and say what that proves.
+
+    [bold]headgate certify --bundle team.bundle --outcomes november/ --expires 2027-03-01[/bold]
+    """
+    with (
+        data.plain_errors(),
+        data.tables(context.obj, outcomes, from_ledger, tenant, since, until) as path,
+    ):
+        from headgate.router import bundle as bundles
+        from headgate.router.offline import certify as offline
+
+        loaded = data.read_bundle(bundle)
+        table = data.read(path, source, dataset, list(loaded.models), label, exclude)
+        versions = data.read_prices(prices, path)
+        terms = offline.Terms(
+            data.instant(created) or data.today(),
+            versions,
+            loss,
+            delta=1 - confidence,
+            window=window,
+            expires=data.instant(expires),
+        )
+        found = offline.certificates(loaded, table, terms)
+        data.write(out or bundle, bundles.dump(replace(loaded.contents, certificates=found)))
+    told(found, loaded.default_risk_target, console)
+    console.print(f"wrote {out or bundle}")
+
+
+def told(certificates: Sequence[Certificate], risk_target: float, out: Console) -> None:
+    """What was certified, what it means and assumes; what is missing where it is not enough."""
+    for one in certificates:
+        out.print(f"certified on {one.n:,} queries: {_promise(one)} (up to λ = {one.lam:.4g})")
+    if certificates:
+        out.print(_ASSUMED)
+    if not any(one.risk_target <= risk_target for one in certificates):
+        out.print(
+            f"[bold]No certificate meets the default risk target {percent(risk_target)}[/bold]: everything "
+            f"goes to the reference model until one does. {_more(risk_target)}"
+        )
+
+
+def _promise(one: Certificate) -> str:
+    requests = f"{one.window:,} requests" if one.window else "requests"
+    sure, share = f"with {percent(one.confidence)} confidence", percent(one.risk_target)
+    if one.loss == "net":
+        return f"{sure} the mean quality of {requests} is at most {share} below always using {one.reference}"
+    return f"{sure} at most {share} of {requests} lose quality against always using {one.reference}"
+
+
+def _more(risk_target: float) -> str:
+    """How many labels a first certificate takes at least."""
+    least = needs.to_certify(needs.level_for(risk_target))
+    return (
+        f"Without a single regret it takes {least:,} labelled queries that the training has not seen; "
+        "a policy that regrets now and then takes more."
+    )

@@ -1,0 +1,183 @@
+"""`make pairs`: the recipe beside its rivals on real models' outcomes, and docs/reference/results.md.
+
+Each of the eight pairs is told fold by fold, question stems kept together, once for each seed, by the same command
+that users run on their own files. It takes most of an hour on one core; every run is kept under build/pairs, and
+a run that is there is not repeated: remove the folder to begin anew.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DATA = Path("../shared/data")
+RUNS = Path("build/pairs")
+PAGE = Path("docs/reference/results.md")
+SEEDS = (1, 2, 3)
+"""By default; `python -m tests.bench.pairs 1` runs seed 1 alone."""
+FEW = 150
+MIXTRAL, LLAMA = "mixtral-8x7b-instruct-v0.1", "meta-llama-3.1-8b-instruct"
+GPT4, GEMINI, GPT4O = "gpt-4-1106-preview", "gemini-1.5-pro-002", "gpt-4o-2024-05-13"
+CLEAN = ("--exclude", "routellm_contaminated=1")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One comparison; `options` of `headgate evaluate`."""
+
+    name: str
+    small: str
+    large: str
+    options: tuple[str, ...]
+
+    def arguments(self) -> list[str]:
+        """Of the command, without seed and output."""
+        return ["--outcomes", str(DATA), "--small", self.small, "--large", self.large, *self.options]
+
+
+MMLU = ("--source", "routellm", "--dataset", "mmlu", *CLEAN)
+GSM8K = ("--source", "routellm", "--dataset", "gsm8k", "--label", "score_reparsed", *CLEAN)
+PRO = ("--source", "mmlu_pro", "--dataset", "mmlu-pro")
+PAIRS = (
+    Pair("MMLU", MIXTRAL, GPT4, MMLU),
+    Pair(
+        "MMLU without high-school maths",
+        MIXTRAL,
+        GPT4,
+        (*MMLU, "--exclude", "subject=high_school_mathematics"),
+    ),
+    Pair("GSM8K, labels repaired", MIXTRAL, GPT4, GSM8K),
+    Pair("MMLU-Pro, Mixtral", MIXTRAL, GEMINI, PRO),
+    Pair("MMLU-Pro, Llama", LLAMA, GEMINI, PRO),
+    Pair("ZeroEval GSM8K", LLAMA, GPT4O, ("--source", "zeroeval", "--dataset", "zeroeval-gsm")),
+    Pair("ZeroEval MATH-L5", LLAMA, GPT4O, ("--source", "zeroeval", "--dataset", "zeroeval-math-l5")),
+    Pair("LLMRouter", "llama-3.1-8b-instruct", "llama-3.1-nemotron-51b-instruct", ("--source", "llmrouter")),
+)
+
+
+def main() -> int:
+    """Runs what is missing and writes the page."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    seeds = tuple(map(int, sys.argv[1:])) or SEEDS
+    full, few = {}, {}
+    for seed in seeds:
+        for pair in PAIRS:
+            full[pair.name, seed], few[pair.name, seed] = run(pair, seed), run(pair, seed, FEW)
+            PAGE.write_text(page(full, few))
+    return 0
+
+
+def run(pair: Pair, seed: int, labels: int | None = None) -> dict[str, Any]:
+    """The figures of one run of the command."""
+    kept = RUNS / f"{pair.name.replace(' ', '-').replace(',', '')}-{labels or 'all'}-{seed}.json"
+    if not kept.is_file():
+        print(f"{pair.name}, seed {seed}, {labels or 'all'} labels …", file=sys.stderr, flush=True)
+        options = ["--labels", str(labels)] if labels else ["--certificates"]
+        command = [sys.executable, "-m", "headgate.cli", "evaluate", *pair.arguments(), *options]
+        subprocess.run([*command, "--seed", str(seed), "--json", str(kept)], check=True)
+    found: dict[str, Any] = json.loads(kept.read_text())
+    return found
+
+
+Runs = Mapping[tuple[str, int], dict[str, Any]]
+
+
+def page(full: Runs, few: Runs) -> str:
+    """The whole page, of the runs that are there."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    )
+    parts = (
+        "# The recipe beside its rivals, on real outcomes",
+        f"Five folds of the question stems; {len(full)} of {len(PAIRS) * len(SEEDS)} runs are there; commit {commit.stdout.strip()}, "
+        f"{platform.machine()}, Python {platform.python_version()}. `make pairs` writes this page from the command "
+        "`headgate evaluate --outcomes … --folds 5`. Every run is listed. Intervals: 95 % bootstrap over queries, "
+        "predictions fixed, so they leave out the noise of folds and training. Shares of large calls are facts; no "
+        "dollars are shown, because most sources do not say what an answer cost. `subject mean` reads metadata that "
+        "traffic does not have. Other models' outcomes in the same files may teach difficulty, never those of the pair.",
+        "## All labels",
+        quality(full),
+        "## Difference of APGR to TF-IDF + LR in the same folds",
+        differences(full),
+        f"## {FEW} labels of the pair",
+        quality(few),
+        "## Do certificates hold?",
+        "500 calibration sets of n queries drawn anew, δ = 0.1; a draw is violated if the true regret at the certified "
+        "λ is above α. `of best` compares the cheap share with the largest that any threshold on the same score reaches.",
+        certified(full),
+        "## Speed of a whole decision",
+        speed(full),
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def quality(runs: Runs) -> str:
+    """One row for each pair, seed and method."""
+    head = ("pair", "seed", "n", "method", "APGR", "CPT50", "CPT80", "AUC small right", "ECE", "Brier")
+    rows = []
+    for pair, seed, found in _each(runs):
+        low, high = found["apgr_ci95"]
+        ours = {**found, "apgr": f"**{found['apgr']:.3f}** [{low:.3f}, {high:.3f}]"}
+        for name, row in {"Headgate": ours, **found["baselines"], "oracle": found["oracle"]}.items():
+            cells = [_cell(row.get(key)) for key in ("apgr", "cpt50", "cpt80", "auc", "ece", "brier")]
+            rows.append([pair.name, str(seed), f"{found['n']:,}", name, *cells])
+    return table(head, rows)
+
+
+def differences(runs: Runs) -> str:
+    """One row for each pair and seed, and their mean."""
+    rows, values = [], []
+    for pair, seed, found in _each(runs):
+        value, low, high = found["apgr_above"]["TF-IDF + LR"]
+        values.append(value)
+        rows.append([pair.name, str(seed), f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"])
+    rows.append(["mean", "", f"{sum(values) / len(values):+.3f}"])
+    return table(("pair", "seed", "Headgate - TF-IDF + LR"), rows)
+
+
+def certified(runs: Runs) -> str:
+    """One row for each pair, seed and cell."""
+    head = ("pair", "seed", "n", "α", "violated", "δ + 2 SE", "cheap share", "best", "of best")
+    rows = []
+    for pair, seed, found in _each(runs):
+        for cell in found["certificates"]:
+            best = cell["best_share"]
+            rows.append([
+                pair.name, str(seed), f"{cell['n']:,}", f"{cell['alpha']:g}", f"{cell['violation_share']:.3f}",
+                f"{cell['delta'] + 2 * cell['se']:.3f}", f"{cell['cheap_share']:.3f}", f"{best:.3f}",
+                f"{cell['cheap_share'] / best:.0%}" if best else "",
+            ])  # fmt: skip
+    return table(head, rows)
+
+
+def speed(runs: Runs) -> str:
+    """One row for each pair and seed."""
+    head = ("pair", "seed", "p50 µs", "p99 µs")
+    return table(head, [
+        [pair.name, str(seed), f"{found['decision_us']['p50']:.0f}", f"{found['decision_us']['p99']:.0f}"]
+        for pair, seed, found in _each(runs)
+    ])  # fmt: skip
+
+
+def _each(runs: Runs) -> Iterable[tuple[Pair, int, dict[str, Any]]]:
+    there = ((pair, seed) for pair in PAIRS for seed in SEEDS if (pair.name, seed) in runs)
+    return ((pair, seed, runs[pair.name, seed]) for pair, seed in there)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value or "")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """As Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
