@@ -193,7 +193,7 @@ def _told_of_rivals(figures: Mapping[str, Any]) -> Iterable[str]:
         return ()
     best = max(others, key=lambda name: others[name])
     value, low, high = figures["apgr_above"][best]
-    apart = "ahead of it" if low > 0 else "behind it" if high < 0 else "not told apart from it"
+    apart = "ahead of it" if value > 0 else "behind it" if high < 0 else "not told apart from it"
     ahead = _span(Interval(value, low, high), _signed)
     return (f"The strongest rival is {best}: Headgate is {apart} here, by {ahead} in APGR.",)
 
@@ -325,7 +325,7 @@ def _document(title: str, body: str) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
+<title>{_escaped(title)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
@@ -350,7 +350,7 @@ def _escaped(text: str) -> str:
 
 def _picture(png: bytes, what: str, about: str) -> str:
     source = f"data:image/png;base64,{b64encode(png).decode()}"
-    image = f'<img src="{source}" width="{plots.WIDTH}" alt="{escape(what)}">'
+    image = f'<img src="{source}" width="{plots.WIDTH}" alt="{_escaped(what)}">'
     return f"<figure>{image}{_tag('figcaption', about)}</figure>"
 
 

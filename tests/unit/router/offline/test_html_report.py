@@ -19,8 +19,8 @@ MakeOutcomes = Callable[[int, int], Outcomes]
 N = 400
 HOSTILE = "<script>alert('1')</script><img src=x onerror=alert(2)>\"&amp; \x00\x1b[31m"
 TAGS = {
-    "html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "h3", "p", "strong", "figure", "img",
-    "figcaption", "div", "table", "tr", "th", "td", "footer",
+    "html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "h3", "p", "strong", "figure",
+    "img", "figcaption", "div", "table", "tr", "th", "td", "footer",
 }  # fmt: skip
 CELL = {"n": 200, "alpha": 0.05, "delta": 0.1, "violation_share": 0.031, "se": 0.013, "cheap_share": 0.27,
         "best_share": 0.41}  # fmt: skip
