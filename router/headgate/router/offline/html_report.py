@@ -193,7 +193,7 @@ def _told_of_rivals(figures: Mapping[str, Any]) -> Iterable[str]:
         return ()
     best = max(others, key=lambda name: others[name])
     value, low, high = figures["apgr_above"][best]
-    apart = "ahead of it" if value > 0 else "behind it" if high < 0 else "not told apart from it"
+    apart = "ahead of it" if low > 0 else "behind it" if high < 0 else "not told apart from it"
     ahead = _span(Interval(value, low, high), _signed)
     return (f"The strongest rival is {best}: Headgate is {apart} here, by {ahead} in APGR.",)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import Any
 
@@ -91,15 +92,22 @@ def certificates(told: Told, policy: Policy, seed: int, draws: int = DRAWS) -> l
     mean share that leaves the reference, `best_share` the largest that any threshold on the same score could
     reach in hindsight.
     """
-    chosen = choices(policy, told.expected)
+    expected = _cost_of_a_call(told.expected)
+    chosen = choices(policy, expected)
     regret = regrets(policy, chosen, told.outcomes.score)
     cheap = (chosen != policy.reference_index).mean(axis=0)
     rng = np.random.default_rng(seed)
     return [
-        _cell(regret, cheap, n, alpha, rng, draws, _best_share(policy, told.expected, told.outcomes, alpha))
+        _cell(regret, cheap, n, alpha, rng, draws, _best_share(policy, expected, told.outcomes, alpha))
         for n in CERTIFIED_N
         for alpha in CERTIFIED_LEVELS
     ]
+
+
+def _cost_of_a_call(expected: Estimates) -> Estimates:
+    """The same cost for every query: calls are counted here, and most data does not say what one costs."""
+    mean = expected.relative_cost.mean(axis=0)
+    return replace(expected, relative_cost=np.broadcast_to(mean, expected.relative_cost.shape))
 
 
 def _cell(
