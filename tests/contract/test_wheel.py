@@ -60,7 +60,19 @@ def test_data_travels_along(names: list[PurePosixPath]) -> None:
 def test_nothing_else_travels_along(wheel: Path, names: list[PurePosixPath]) -> None:
     assert wheel.stat().st_size < LARGEST_BYTES
     suffixes = {path.suffix for path in names if path.parts[0] in ("headgate", "buf")}
-    assert suffixes <= {".py", ".pyi", ".typed", ".proto", ".onnx", ".bundle", ".json", ".md", ".svg", ".png", ".npz"}
+    assert suffixes <= {
+        ".py",
+        ".pyi",
+        ".typed",
+        ".proto",
+        ".onnx",
+        ".bundle",
+        ".json",
+        ".md",
+        ".svg",
+        ".png",
+        ".npz",
+    }
 
 
 def test_the_client_runs_on_the_base_install(wheel: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def walk(losses: _Array, bent: Bend, delta: float) -> int:
 def shuffled(losses: _Array) -> _Array:
     """Losses (n, G) in the order of the bets: rows sorted by value or by group would break the test.
 
-    A fixed order that spreads neighbours evenly (multiplicative hashing, Knuth 1973): chance has no place here.
+    A fixed order that spreads neighbours evenly (multiplicative hashing, Knuth 1973).
     """
     places = np.arange(len(losses), dtype=np.uint32) * _SPREADING
     return losses[np.argsort(places)]

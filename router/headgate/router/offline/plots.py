@@ -30,7 +30,7 @@ _RIVALS = (
     ("#E69F00", (0, (1, 1))),
 )
 _CHANCE = ("random", _GREY, (0, (6, 4)))
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.spines.top": False,
@@ -118,7 +118,7 @@ def _png(draw: Callable[[Any], None], height: float) -> bytes:
         figure = Figure(figsize=(WIDTH / 100, height), dpi=_DPI, layout="constrained")
         draw(figure)
         file = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return file.getvalue()
 
 

@@ -58,8 +58,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("t.csv", b"a,b\n1,2\n1,caf\xe9\n", "t.csv:3: is not UTF-8; save the file as UTF-8"),
         ("t.csv", "a,b\n1,2\n".encode("utf-16"), "t.csv:1: is not UTF-8; save the file as UTF-8"),
         ("t.csv.gz", b"a,b\n1,2\n", "t.csv.gz: is no gzip file, or not all of one; pack it again"),
-        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n", mtime=0)[:-9], "t.csv.gz: is no gzip file, or not all of one"),
-        ("t.csv.gz", gzip.compress(b"a,b\n1,\xe9\n", mtime=0), "t.csv.gz:2: is not UTF-8; save the file as UTF-8"),
+        (
+            "t.csv.gz",
+            gzip.compress(b"a,b\n1,2\n", mtime=0)[:-9],
+            "t.csv.gz: is no gzip file, or not all of one",
+        ),
+        (
+            "t.csv.gz",
+            gzip.compress(b"a,b\n1,\xe9\n", mtime=0),
+            "t.csv.gz:2: is not UTF-8; save the file as UTF-8",
+        ),
     ],
 )
 def test_a_file_that_is_no_table_says_where_and_why(
