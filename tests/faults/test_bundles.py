@@ -16,6 +16,7 @@ import grpc.aio
 import pytest
 
 from headgate.router import bundle as bundles
+from headgate.router import features
 from headgate.v1 import admin_pb2, admin_pb2_grpc, router_pb2, router_pb2_grpc
 from tests.faults.figures import Form
 from tests.integration.gateway_rig import config, key, query, refusal, stack, stub
@@ -44,7 +45,8 @@ def _another_file(_good: bytes, _draw: random.Random) -> bytes:
 def _of_tomorrow(good: bytes, _draw: random.Random) -> bytes:
     """Sealed as it should be, with a feature schema that is not this program's."""
     start = len(b"headgate bundle\n")
-    body = good[start + 32 :].replace(b'"feature_schema":1', b'"feature_schema":9')
+    ours = b'"feature_schema":%d' % features.SCHEMA
+    body = good[start + 32 :].replace(ours, b'"feature_schema":9')
     return good[:start] + sha256(body).digest() + body
 
 

@@ -376,7 +376,7 @@ async def test_tenants_never_see_each_other_s_answers(running: Stack, router: St
 async def _model_in(router: Stub, session: str) -> str:
     """The model of a query that goes to small outside of sessions."""
     await _well_again(router, "small")
-    asked = router_pb2.RouteRequest(query=query("1 + 1", session=session))
+    asked = router_pb2.RouteRequest(query=query("1 + 1 = ?", session=session))
     return (await router.Route(asked, metadata=ACME)).decision.model
 
 
