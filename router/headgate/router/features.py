@@ -85,11 +85,9 @@ def _table(values: dict[int, bytes], rest: int) -> NDArray[np.uint8]:
 
 def _powers(base: int) -> _UINT:
     """base^0, base^1, … modulo 2^64."""
-    powers, power = np.empty(_LONGEST, dtype=np.uint64), 1
-    for place in range(_LONGEST):
-        powers[place] = power
-        power = power * base % _WORD_BITS
-    return powers
+    factors = np.full(_LONGEST, base, dtype=np.uint64)
+    factors[0] = 1
+    return np.cumprod(factors)
 
 
 _SPACE, _NUMBER, _LETTERS, _MARK = range(4)

@@ -25,19 +25,29 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
+def promise(loss: str, confidence: float, risk_target: float, window: int, reference: str) -> str:
+    """What a certificate says, without the dot."""
+    requests, share = f"{window:,} requests" if window else "requests", percent(risk_target)
+    sure, against = f"With {percent(confidence)} confidence", f"always using {reference}"
+    if loss == "net":
+        return f"{sure}, the mean quality of {requests} is at most {share} below {against}"
+    return f"{sure}, at most {share} of {requests} lose quality against {against}"
+
+
 def certificate(certificate: Certificate | None) -> str:
     """What is promised, in one sentence."""
     if certificate is None:
         return "No certificate covers this."
-    worse = "lose quality" if certificate.loss == "regret" else "lose quality on balance"
     made = f", made {certificate.created:%Y-%m-%d}" if certificate.created else ""
     expires = f", valid until {certificate.expires:%Y-%m-%d}" if certificate.expires else ""
-    requests = f"{certificate.window:,} requests" if certificate.window else "requests"
-    return (
-        f"With {percent(certificate.confidence)} confidence, at most {percent(certificate.risk_target)} "
-        f"of {requests} {worse} against always using {certificate.reference_model} "
-        f"(certificate {certificate.id}, {certificate.n:,} labelled queries{made}{expires})."
+    said = promise(
+        certificate.loss,
+        certificate.confidence,
+        certificate.risk_target,
+        certificate.window,
+        certificate.reference_model,
     )
+    return f"{said} (certificate {certificate.id}, {certificate.n:,} labelled queries{made}{expires})."
 
 
 def summary(decision: Decision) -> str:

@@ -57,6 +57,13 @@ def test_a_certificate_in_plain_words():
     assert words.certificate(None) == "No certificate covers this."
 
 
+def test_a_net_certificate_speaks_of_mean_quality_and_never_of_a_share_of_requests():
+    said = words.promise("net", 0.95, 0.02, 0, "large")
+    assert said == (
+        "With 95 % confidence, the mean quality of requests is at most 2 % below always using large"
+    )
+
+
 def test_a_decision_in_one_line():
     assert words.summary(DECISION) == (
         "small · policy · p_correct 0.90 ± 0.05 · $0.00000125 · 1.5 ms in the gateway · degraded: cache"

@@ -23,7 +23,7 @@ _Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class Statement:
     """What a certificate is asked to say."""
 
     created: float
@@ -31,7 +31,7 @@ class Terms:
     versions: Mapping[str, Listed]
     """What serves each model; a certificate speaks of no other version."""
     loss: Loss = "regret"
-    """`regret`: answers worse than the reference's; `net`: quality lost less quality won."""
+    """`regret`: share of answers worse than the reference's; `net`: mean quality lost less quality won."""
     delta: float = 0.05
     levels: tuple[float, ...] = certify.LEVELS
     window: int = 300
@@ -39,41 +39,37 @@ class Terms:
     expires: float | None = None
 
 
-def certificates(bundle: Bundle, outcomes: Outcomes, terms: Terms) -> tuple[Certificate, ...]:
+def certificates(bundle: Bundle, outcomes: Outcomes, statement: Statement) -> tuple[Certificate, ...]:
     """One certificate for each level that these outcomes support; their models in the bundle's order."""
     policy, expected = bundle.policy, estimates(bundle, outcomes)
     rows = np.flatnonzero(covered(policy, expected))
-    lost = losses(policy, choices(policy, expected)[rows], outcomes.score[rows], terms.loss)
-    test: certify.Test = "binomial" if lost.dtype == np.bool_ else "betting"
+    lost = losses(policy, choices(policy, expected)[rows], outcomes.score[rows], statement.loss)
+    test: certify.Test = "binomial" if statement.loss == "regret" else "betting"
     return tuple(
         Certificate(
-            id=f"{terms.loss}-{found.level:g}-{bundle.policy_version[:6]}-{outcomes.fingerprint[:6]}",
-            loss=terms.loss,
+            id=f"{statement.loss}-{found.level:g}-{bundle.policy_version[:6]}-{outcomes.fingerprint[:6]}",
+            loss=statement.loss,
             risk_target=found.level,
-            confidence=1 - terms.delta,
+            confidence=1 - statement.delta,
             lam=policy.grid[found.index],
             n=found.n,
             data_fingerprint=outcomes.fingerprint,
-            created=terms.created,
+            created=statement.created,
             reference=policy.reference,
-            expires=terms.expires,
-            models=tuple(_versioned(name, terms.versions.get(name)) for name in policy.models),
-            window=terms.window,
+            expires=statement.expires,
+            models=tuple(_versioned(name, statement.versions.get(name)) for name in policy.models),
+            window=statement.window,
             settings={**_settings(outcomes), "max_out_of_distribution": policy.max_out_of_distribution},
         )
-        for found in certify.fixed_sequence(lost, terms.levels, terms.delta, terms.window, test)
+        for found in certify.fixed_sequence(lost, statement.levels, statement.delta, statement.window, test)
     )
 
 
 def losses(policy: Policy, chosen: NDArray[np.intp], score: _Array, loss: Loss) -> NDArray[np.bool_] | _Array:
-    """What is lost against the reference, (n, G) as `chosen`: bool for regret of right and wrong answers.
-
-    Graded answers give the quality that is lost, in [0, 1]; net losses are in [-1, 1].
-    """
-    if loss == "regret" and np.isin(score, (0.0, 1.0)).all():
+    """What is lost against the reference, (n, G) as `chosen`: bool for regret, in [-1, 1] for net."""
+    if loss == "regret":
         return regrets(policy, chosen, score)
-    lost = score[:, policy.reference_index, None] - np.take_along_axis(score, chosen, axis=1)
-    return np.maximum(lost, 0.0) if loss == "regret" else lost
+    return score[:, policy.reference_index, None] - np.take_along_axis(score, chosen, axis=1)
 
 
 def covered(policy: Policy, expected: Estimates) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,16 @@ class Difficulty:
         """(n, K) of the rows of a matrix of n-grams; `folds` (n,) if rows may have been used in fitting."""
         if folds is None or not self.without_fold:
             return np.asarray(ngrams @ self.loadings, dtype=np.float64)
-        numbers = np.empty((len(folds), self.loadings.shape[1]))
-        for fold in np.unique(folds):
-            rows = np.flatnonzero(folds == fold)
-            numbers[rows] = ngrams[rows] @ self.without_fold[int(fold)]
-        return numbers
+        return _cross_fitted(ngrams, folds, self.without_fold)
 
 
-_NO_PRIOR = Prior(*(np.empty(0) for _ in range(4)))
+def _cross_fitted(ngrams: Any, folds: NDArray[np.intp], without: Mapping[int, _Loadings]) -> _Array:
+    """(n, K), every row by the loadings without its fold."""
+    numbers = np.empty((len(folds), next(iter(without.values())).shape[1]))
+    for fold in np.unique(folds):
+        rows = np.flatnonzero(folds == fold)
+        numbers[rows] = ngrams[rows] @ without[int(fold)]
+    return numbers
 
 
 def dump(difficulty: Difficulty) -> bytes:
@@ -126,7 +129,6 @@ class Known:
     """The fold of every query, for each benchmark."""
     _fitted: dict[frozenset[int], _Loadings] = field(default_factory=dict)
     _priors: dict[tuple[int, ...], Prior] = field(default_factory=dict)
-    _made: list[tuple[Terms, list[Any]]] = field(default_factory=list)
 
     def fit(self, *left_out: int) -> Difficulty:
         """Difficulty that knows nothing of the folds `left_out`; other rows are read without their own.
@@ -140,17 +142,14 @@ class Known:
         if before not in self._priors:
             self._priors[before] = self._prior(without, before)
         kept = {fold: loadings for fold, loadings in without.items() if fold not in left_out}
-        terms, loadings = self._prepared()[0], self._loadings(frozenset(left_out))
-        return Difficulty(terms, loadings, self._priors[before], kept)
+        return Difficulty(self._terms, self._loadings(frozenset(left_out)), self._priors[before], kept)
 
     def _prior(self, without: Mapping[int, _Loadings], left_out: Sequence[int]) -> Prior:
         """From heads on numbers that were read without the questions they are of."""
         numbers, scores = [], []
-        for ngrams, table, folds in zip(self._prepared()[1], self.benchmarks, self.folds, strict=True):
+        for ngrams, table, folds in zip(self._ngrams, self.benchmarks, self.folds, strict=True):
             rows = np.flatnonzero(~np.isin(folds, list(left_out)))
-            rows = rows[np.isin(folds[rows], list(without))]
-            read = Difficulty(self._prepared()[0], next(iter(without.values())), _NO_PRIOR, without)
-            numbers.append(read.numbers(ngrams[rows], folds[rows]))
+            numbers.append(_cross_fitted(ngrams[rows], folds[rows], without))
             scores.append(table.score[rows])
         together = np.concatenate(numbers)
         centre, deviation = together.mean(axis=0), np.maximum(together.std(axis=0), _TINY)
@@ -162,17 +161,18 @@ class Known:
         root = np.asarray(np.linalg.cholesky(spread), dtype=np.float64)
         return Prior(centre, deviation, heads.mean(axis=0), root)
 
-    def _prepared(self) -> tuple[Terms, list[Any]]:
-        if not self._made:
-            terms = Terms.of([one for table in self.benchmarks for one in table.features])
-            matrices = [terms.matrix(table.features) for table in self.benchmarks]
-            self._made.append((terms, matrices))
-        return self._made[0]
+    @cached_property
+    def _terms(self) -> Terms:
+        return Terms.of([one for table in self.benchmarks for one in table.features])
+
+    @cached_property
+    def _ngrams(self) -> list[Any]:
+        return [self._terms.matrix(table.features) for table in self.benchmarks]
 
     def _loadings(self, left_out: frozenset[int]) -> _Loadings:
         if left_out not in self._fitted:
             fitted = []
-            for ngrams, table, folds in zip(self._prepared()[1], self.benchmarks, self.folds, strict=True):
+            for ngrams, table, folds in zip(self._ngrams, self.benchmarks, self.folds, strict=True):
                 kept = np.flatnonzero(~np.isin(folds, list(left_out)))
                 fitted.append(_ridge(ngrams[kept], targets(table.score[kept])))
             self._fitted[left_out] = np.concatenate(fitted, axis=1).astype(np.float32)

@@ -18,7 +18,7 @@ from headgate.router.bundle import Bundle, Estimates
 from headgate.router.calibrate import brier, expected_calibration_error
 from headgate.router.offline.build import choices, estimates, regrets
 from headgate.router.offline.certify import covered
-from headgate.router.offline.curve import Interval, auc
+from headgate.router.offline.curve import Interval, apgr, auc
 from headgate.router.offline.datasets import Outcomes
 
 _DRAWS = 500
@@ -195,16 +195,8 @@ def _apgr_of(case: _Case) -> Callable[[_Rows], float]:
     rival = others[p[:, others].argmax(axis=1)]
     gain = p[:, case.reference] - _pick(p, rival)
 
-    def apgr(rows: _Rows) -> float:
-        order = rows[np.argsort(-gain[rows], kind="stable")]
-        low, high = _pick(case.score, rival)[order], case.score[order, case.reference]
-        quality = np.concatenate(([low.sum()], low.sum() + np.cumsum(high - low))) / len(rows)
-        gap = quality[-1] - quality[0]
-        return (
-            float((np.trapezoid(quality, dx=1 / len(rows)) - quality[0]) / gap) if gap > 0 else float("nan")
-        )
-
-    return apgr
+    pair = np.stack((_pick(case.score, rival), case.score[:, case.reference]), axis=1)
+    return lambda rows: apgr(gain[rows], pair[rows])
 
 
 def _estimation(case: _Case, m: int) -> Estimation:

@@ -26,9 +26,10 @@ from headgate.cli.bundles.data import (
     console,
 )
 from headgate.cli.outcomes import needs
-from headgate.cli.words import percent
+from headgate.cli.words import percent, promise
 
 if TYPE_CHECKING:
+    from headgate.router.offline.certify import Statement
     from headgate.router.types import Certificate
 
 _ASSUMED = """\
@@ -81,7 +82,7 @@ def certify(
         loaded = data.read_bundle(bundle)
         table = data.read(path, source, dataset, list(loaded.models), label, exclude)
         versions = data.read_prices(prices, path)
-        terms = offline.Terms(
+        statement = offline.Statement(
             data.instant(created) or data.today(),
             versions,
             loss,
@@ -89,36 +90,34 @@ def certify(
             window=window,
             expires=data.instant(expires),
         )
-        found = offline.certificates(loaded, table, terms)
+        found = offline.certificates(loaded, table, statement)
         data.write(out or bundle, bundles.dump(replace(loaded.contents, certificates=found)))
-    told(found, loaded.default_risk_target, console)
+    told(found, loaded.default_risk_target, statement, console)
     console.print(f"wrote {out or bundle}")
 
 
-def told(certificates: Sequence[Certificate], risk_target: float, out: Console) -> None:
+def told(certificates: Sequence[Certificate], risk_target: float, statement: Statement, out: Console) -> None:
     """What was certified, what it means and assumes; what is missing where it is not enough."""
     for one in certificates:
-        out.print(f"certified on {one.n:,} queries: {_promise(one)} (up to λ = {one.lam:.4g})")
+        out.print(f"certified on {one.n:,} queries: {_said(one)} (up to λ = {one.lam:.4g})")
     if certificates:
         out.print(_ASSUMED)
     if not any(one.risk_target <= risk_target for one in certificates):
         out.print(
             f"[bold]No certificate meets the default risk target {percent(risk_target)}[/bold]: everything "
-            f"goes to the reference model until one does. {_more(risk_target)}"
+            f"goes to the reference model until one does. {_more(risk_target, statement)}"
         )
 
 
-def _promise(one: Certificate) -> str:
-    requests = f"{one.window:,} requests" if one.window else "requests"
-    sure, share = f"with {percent(one.confidence)} confidence", percent(one.risk_target)
-    if one.loss == "net":
-        return f"{sure} the mean quality of {requests} is at most {share} below always using {one.reference}"
-    return f"{sure} at most {share} of {requests} lose quality against always using {one.reference}"
+def _said(one: Certificate) -> str:
+    return promise(one.loss, one.confidence, one.risk_target, one.window, one.reference)
 
 
-def _more(risk_target: float) -> str:
+def _more(risk_target: float, statement: Statement) -> str:
     """How many labels a first certificate takes at least."""
-    least = needs.to_certify(needs.level_for(risk_target))
+    if statement.loss == "net":
+        return "More labelled queries that the training has not seen, or no window, may bring one."
+    least = needs.to_certify(needs.level_for(risk_target), statement.delta, statement.window)
     return (
         f"Without a single regret it takes {least:,} labelled queries that the training has not seen; "
         "a policy that regrets now and then takes more."

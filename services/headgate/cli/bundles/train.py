@@ -94,15 +94,15 @@ def train(
         )
         with console.status("training") as status:
             contents = build.build(fitted, plan, _shared(difficulty), status.update)
-            terms = certify.Terms(
+            statement = certify.Statement(
                 data.instant(created) or data.today(), listed, window=window, expires=data.instant(expires)
             )
             if len(threshold):
-                found = certify.certificates(build.loaded(contents), threshold, terms)
+                found = certify.certificates(build.loaded(contents), threshold, statement)
                 contents = replace(contents, certificates=found)
         packed = bundles.dump(contents)
         data.write(out, packed)
-        told(contents.certificates, risk_target, console)
+        told(contents.certificates, risk_target, statement, console)
         console.print(f"wrote {out} ({len(packed):,} bytes), version {bundles.load(packed).version}")
 
 

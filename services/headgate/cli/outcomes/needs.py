@@ -6,7 +6,6 @@ confidence 1-δ once (1 - rate)ⁿ ≤ δ. Training keeps its own part of the la
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from math import ceil
 
 from headgate.router import certify
@@ -15,7 +14,6 @@ DELTA = 0.05
 WINDOW = 300
 THRESHOLD_SHARE = 0.30
 """The part of the labels that certificates are made from. A test holds the three to offline.certify's own."""
-_MOST = 10_000_000
 
 
 def level_for(risk_target: float) -> float:
@@ -23,12 +21,10 @@ def level_for(risk_target: float) -> float:
     return max((one for one in certify.LEVELS if one <= risk_target), default=min(certify.LEVELS))
 
 
-def to_certify(level: float) -> int:
+def to_certify(level: float, delta: float = DELTA, window: int = WINDOW) -> int:
     """Labelled queries in the certificate's own part, without a single regret among them."""
-    delta = DELTA / 2 / len(certify.LEVELS)
-    rate = certify.sustainable_rate(level, WINDOW, DELTA / 2)
-    enough = range(1, _MOST)
-    return enough[bisect_left(enough, True, key=lambda n: certify.binomial_cdf(0, n, rate) <= delta)]
+    rate = certify.sustainable_rate(level, window, delta / 2) if window else level
+    return certify.least_n(rate, (delta / 2 if window else delta) / len(certify.LEVELS))
 
 
 def to_collect(level: float) -> int:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 
 import numpy as np
 import pytest
 
+from headgate.cli.bundles.train import train
 from headgate.cli.outcomes import needs
 from headgate.router import certify
 
 
+@pytest.mark.parametrize("window", [needs.WINDOW, 0])
 @pytest.mark.parametrize("level", certify.LEVELS)
-def test_with_so_many_labels_and_no_regret_the_level_is_certified_and_with_one_less_not(level: float) -> None:
-    n = needs.to_certify(level)
+def test_with_so_many_labels_and_no_regret_the_level_is_certified_and_with_one_less_not(
+    level: float, window: int
+) -> None:
+    n = needs.to_certify(level, window=window)
 
     def certified(count: int) -> list[float]:
         regret = np.zeros((count, 1), dtype=np.bool_)
-        return [
-            one.level for one in certify.fixed_sequence(regret, certify.LEVELS, needs.DELTA, needs.WINDOW)
-        ]
+        return [one.level for one in certify.fixed_sequence(regret, certify.LEVELS, needs.DELTA, window)]
 
     assert level in certified(n)
     assert level not in certified(n - 1)
@@ -40,13 +40,7 @@ def test_the_numbers_are_those_that_training_uses() -> None:
 
 
 def _defaults() -> dict[str, object]:
-    """Of `headgate train`, or of what it is made from where that command is not there yet."""
-    if importlib.util.find_spec("headgate.cli.bundles") is None:
-        making = importlib.import_module("headgate.router.offline.certify")
-        window = inspect.signature(making.Plan).parameters["window"].default
-        return {"window": window, "certify_share": making.SHARES["threshold"]}
-    command = importlib.import_module("headgate.cli.bundles.train").train
-    return {name: one.default for name, one in inspect.signature(command).parameters.items()}
+    return {name: one.default for name, one in inspect.signature(train).parameters.items()}
 
 
 @pytest.mark.parametrize(("target", "level"), [(0.05, 0.05), (0.07, 0.05), (0.5, 0.10), (0.001, 0.01)])

@@ -11,7 +11,7 @@ import pytest
 from headgate.router.bundle import Bundle, Contents
 from headgate.router.offline import build, certify, datasets
 from headgate.router.offline.build import Plan
-from headgate.router.offline.certify import Terms
+from headgate.router.offline.certify import Statement
 from headgate.router.offline.datasets import Outcomes
 from headgate.router.offline.train import Recipe
 from tests.planted import PRICES, planted, write
@@ -38,8 +38,8 @@ def plan(seed: int) -> Plan:
 
 
 @pytest.fixture(scope="session")
-def terms() -> Terms:
-    return Terms(created=1_000.0, versions=PRICES)
+def terms() -> Statement:
+    return Statement(created=1_000.0, versions=PRICES)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def parts(outcomes: Outcomes, seed: int) -> tuple[Outcomes, Outcomes]:
 
 
 @pytest.fixture(scope="session")
-def contents(parts: tuple[Outcomes, Outcomes], plan: Plan, terms: Terms) -> Contents:
+def contents(parts: tuple[Outcomes, Outcomes], plan: Plan, terms: Statement) -> Contents:
     fitted, threshold = parts
     made = build.build(fitted, plan)
     return replace(made, certificates=certify.certificates(build.loaded(made), threshold, terms))

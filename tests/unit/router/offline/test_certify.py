@@ -7,14 +7,14 @@ import numpy as np
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide
 from headgate.router.offline import build, certify
-from headgate.router.offline.certify import Terms
+from headgate.router.offline.certify import Statement
 from headgate.router.offline.datasets import Outcomes
 from headgate.router.types import Model, Objective, Pool, Price, Query, Reason
 
 Parts = tuple[Outcomes, Outcomes]
 
 
-def test_certificates_say_what_they_rest_on(trained: Bundle, parts: Parts, terms: Terms) -> None:
+def test_certificates_say_what_they_rest_on(trained: Bundle, parts: Parts, terms: Statement) -> None:
     _, threshold = parts
     assert trained.certificates, "the planted world supports some levels"
     for found in trained.certificates:
@@ -38,7 +38,7 @@ def test_certified_regret_holds_on_fresh_queries(trained: Bundle, fresh: Outcome
         assert rate <= found.risk_target + 3 * (found.risk_target / len(regret)) ** 0.5
 
 
-def test_terms_are_written_into_the_certificates(trained: Bundle, parts: Parts, terms: Terms) -> None:
+def test_terms_are_written_into_the_certificates(trained: Bundle, parts: Parts, terms: Statement) -> None:
     asked = replace(terms, delta=0.2, levels=(0.1,), window=0, expires=9e9, versions={})
     (found,) = certify.certificates(trained, parts[1], asked)
     assert (found.risk_target, found.confidence, found.window, found.expires) == (0.1, 0.8, 0, 9e9)
@@ -46,7 +46,7 @@ def test_terms_are_written_into_the_certificates(trained: Bundle, parts: Parts, 
 
 
 def test_fewer_labels_certify_a_smaller_lambda_or_nothing(
-    trained: Bundle, parts: Parts, terms: Terms
+    trained: Bundle, parts: Parts, terms: Statement
 ) -> None:
     def lam_of(n: int) -> float:
         found = certify.certificates(trained, parts[1].take(np.arange(n)), replace(terms, levels=(0.1,)))
@@ -56,6 +56,14 @@ def test_fewer_labels_certify_a_smaller_lambda_or_nothing(
     assert lams == sorted(lams)
     assert lams[0] == -1.0
     assert lams[-1] > 0
+
+
+def test_a_little_worse_is_a_regret_and_net_counts_how_much(trained: Bundle) -> None:
+    score = np.array([[0.5, 0.0, 0.6], [1.0, 0.0, 0.4]])
+    chosen = np.array([[0], [0]])
+    regret = certify.losses(trained.policy, chosen, score, "regret")
+    assert (regret.dtype, regret[:, 0].tolist()) == (np.bool_, [True, False])
+    assert np.allclose(certify.losses(trained.policy, chosen, score, "net")[:, 0], [0.1, -0.6])
 
 
 def test_lengths_outside_texts_and_versions_are_enforced_end_to_end(trained: Bundle, fresh: Outcomes) -> None:

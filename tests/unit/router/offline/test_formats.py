@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,6 @@ REAL = Path(__file__).parents[4].parent / "shared" / "data"
 needs_real_data = pytest.mark.skipif(
     not REAL.is_dir(),
     reason="reads ../shared/data, which holds published outcomes and is not in the repository",
-)
-needs_pyarrow = pytest.mark.skipif(
-    find_spec("pyarrow") is None, reason="reads Parquet, which needs pyarrow of the extra `train`"
 )
 
 QUERIES = """dataset,query_id,query,subject,flagged
@@ -527,7 +523,6 @@ def test_only_a_folder_has_sources_and_what_is_absent_is_named(tmp_path: Path) -
 # Parquet
 
 
-@needs_pyarrow
 @pytest.mark.parametrize("by_query", [False, True])
 def test_a_parquet_file_reads_as_the_same_lines(tmp_path: Path, by_query: bool) -> None:
     records = [{"query": "One?", "outcomes": {"small": 0.5, "large": {"score": 1}}}] if by_query else LONG
@@ -542,7 +537,6 @@ def test_a_parquet_file_reads_as_the_same_lines(tmp_path: Path, by_query: bool) 
     assert refusal(path) == "x.parquet: is no Parquet file, or not all of one"
 
 
-@needs_pyarrow
 def test_a_bad_cell_of_a_parquet_file_is_named_by_its_row(tmp_path: Path) -> None:
     arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     records = [{"query": "One?", "model": name, "score": score} for name, score in (("m", 1.0), ("n", 1.5))]
