@@ -487,6 +487,7 @@ class Certificate(google.protobuf.message.Message):
     EXPIRES_FIELD_NUMBER: builtins.int
     REFERENCE_MODEL_FIELD_NUMBER: builtins.int
     WINDOW_FIELD_NUMBER: builtins.int
+    SLICES_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Identifies the certificate within its bundle."""
     loss: builtins.str
@@ -511,6 +512,10 @@ class Certificate(google.protobuf.message.Message):
     def expires(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """From then on it is not valid. Empty means that it does not expire."""
 
+    @property
+    def slices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Kinds of queries in each of which it holds by itself. Empty means that it speaks of all of them together."""
+
     def __init__(
         self,
         *,
@@ -524,9 +529,10 @@ class Certificate(google.protobuf.message.Message):
         expires: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         reference_model: builtins.str = ...,
         window: builtins.int = ...,
+        slices: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created", b"created", "expires", b"expires"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["confidence", b"confidence", "created", b"created", "data_fingerprint", b"data_fingerprint", "expires", b"expires", "id", b"id", "loss", b"loss", "n", b"n", "reference_model", b"reference_model", "risk_target", b"risk_target", "window", b"window"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["confidence", b"confidence", "created", b"created", "data_fingerprint", b"data_fingerprint", "expires", b"expires", "id", b"id", "loss", b"loss", "n", b"n", "reference_model", b"reference_model", "risk_target", b"risk_target", "slices", b"slices", "window", b"window"]) -> None: ...
 
 Global___Certificate: typing_extensions.TypeAlias = Certificate
 

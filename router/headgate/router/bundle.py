@@ -233,7 +233,7 @@ def _manifest(contents: Contents, parts: Mapping[str, bytes]) -> dict[str, Any]:
             "max_out_of_distribution": policy.max_out_of_distribution,
             "default_risk_target": policy.default_risk_target,
         },
-        "certificates": [asdict(certificate) for certificate in contents.certificates],
+        "certificates": [_entry(certificate) for certificate in contents.certificates],
         "notes": contents.notes,
         "digests": {name: sha256(part).hexdigest() for name, part in parts.items()},
         "parts": [[name, len(part)] for name, part in parts.items()],
@@ -277,8 +277,15 @@ def _model_cost(entry: Mapping[str, Any]) -> ModelCost:
     return ModelCost(Price(**entry["price"]), float(entry["prompt_ratio"]), float(entry["mean_completion"]))
 
 
+def _entry(certificate: Certificate) -> dict[str, Any]:
+    """Without slices where there are none: older releases know no such key."""
+    entry = asdict(certificate)
+    return entry if certificate.slices else {key: entry[key] for key in entry if key != "slices"}
+
+
 def _certificate(entry: Mapping[str, Any]) -> Certificate:
-    return Certificate(**{**entry, "models": tuple(entry["models"])})
+    tuples = {key: tuple(entry[key]) for key in ("models", "slices") if key in entry}
+    return Certificate(**{**entry, **tuples})
 
 
 def _check_consistency(contents: Contents) -> None:

@@ -121,6 +121,48 @@ def by_slice(
     return {int(one): fixed_sequence(losses[slices == one], levels, share, window, test) for one in names}
 
 
+def in_every_slice(
+    losses: _Losses,
+    slices: NDArray[np.integer[Any]],
+    levels: Sequence[float] = LEVELS,
+    delta: float = 0.05,
+    window: int = 0,
+    test: Test = "binomial",
+) -> list[Certified]:
+    """The levels that hold in every slice at once, each up to the λ of the slice that reaches least far.
+
+    ValueError as for `by_slice`.
+    """
+    found = by_slice(losses, slices, levels, delta, window, test).values()
+    held = [{one.level: one for one in certified} for certified in found]
+    everywhere = [level for level in levels if held and all(level in one for one in held)]
+    return [_shortest([one[level] for one in held], losses) for level in everywhere]
+
+
+def _shortest(found: Sequence[Certified], losses: _Losses) -> Certified:
+    """What holds in all of them; what it rests on is counted over all of them."""
+    least = min(found, key=lambda one: one.index)
+    lost = losses[:, least.index]
+    return replace(least, regrets=int((lost > 0).sum()), n=len(losses), loss=float(lost.mean()))
+
+
+def reach(
+    losses: NDArray[np.bool_],
+    n: int,
+    level: float,
+    levels: Sequence[float] = LEVELS,
+    delta: float = 0.05,
+    window: int = 0,
+) -> int:
+    """How many λ `n` labels would certify at `level`, one of `levels`, if they lost as often as these (k, G).
+
+    An outlook and no promise: it takes the rates of these losses for the true ones.
+    """
+    share = (delta / 2 if window else delta) / len(levels)
+    rate = sustainable_rate(level, window, delta / 2) if window else level
+    return _walk(np.floor(losses.mean(axis=0) * n + _ROUNDING), n, rate, share)
+
+
 def sustainable_rate(level: float, window: int, delta: float) -> float:
     """The largest rate under which at most `level` of `window` requests regret, with probability ≥ 1-δ.
 
@@ -145,7 +187,7 @@ def _walks(
     return [_walk(counts, len(losses), rate, share) for rate in rates]
 
 
-def _walk(counts: NDArray[np.intp], n: int, level: float, delta: float) -> int:
+def _walk(counts: NDArray[Any], n: int, level: float, delta: float) -> int:
     failed = counts > most_regrets(n, level, delta)
     return int(failed.argmax()) if failed.any() else len(counts)
 
@@ -182,28 +224,6 @@ def least_n(level: float, delta: float) -> int:
     0 < level < 1 and 0 < δ < 1. ValueError if it takes more than ten million.
     """
     return _fewest(0, level, delta)
-
-
-def labels_needed(level: float, rate: float, delta: float) -> int:
-    """The fewest queries of which a true rate of regret below `level` is certified with probability ≥ 1/2.
-
-    With several levels or a window, δ is the share of the test, and the level the sustainable rate. More
-    queries than these can do worse for a moment, until they allow another regret.
-
-    ValueError unless 0 ≤ rate < level, or if it takes more than ten million.
-    """
-    if not 0 <= rate < level:
-        raise ValueError("only a rate of regret below the level can be certified")
-    most = 1
-    while not _likely(most, level, rate, delta):
-        most *= 2
-    enough = bisect_left(range(most), True, key=lambda k: _likely(k, level, rate, delta))
-    return _fewest(enough, level, delta)
-
-
-def _likely(k: int, level: float, rate: float, delta: float) -> bool:
-    """Are k regrets or fewer to be expected among the fewest queries of which so many may regret?"""
-    return binomial_cdf(k, _fewest(k, level, delta), rate) >= 0.5
 
 
 def _fewest(k: int, level: float, delta: float) -> int:

@@ -141,6 +141,8 @@ class Certificate:
 
     A query outside is not covered.
     """
+    slices: tuple[str, ...] = ()
+    """Kinds of queries in each of which it holds by itself; empty where it speaks of all of them together."""
 
     def valid_at(self, now: float) -> bool:
         """Whether the certificate has not expired at `now`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
@@ -25,9 +26,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def promise(loss: str, confidence: float, risk_target: float, window: int, reference: str) -> str:
+def promise(
+    loss: str, confidence: float, risk_target: float, window: int, reference: str, slices: Sequence[str] = ()
+) -> str:
     """What a certificate says, without the dot."""
     requests, share = f"{window:,} requests" if window else "requests", percent(risk_target)
+    if slices:
+        requests = f"{requests} of each of {len(slices):,} kinds"
     sure, against = f"With {percent(confidence)} confidence", f"always using {reference}"
     if loss == "net":
         return f"{sure}, the mean quality of {requests} is at most {share} below {against}"
@@ -46,6 +51,7 @@ def certificate(certificate: Certificate | None) -> str:
         certificate.risk_target,
         certificate.window,
         certificate.reference_model,
+        certificate.slices,
     )
     return f"{said} (certificate {certificate.id}, {certificate.n:,} labelled queries{made}{expires})."
 

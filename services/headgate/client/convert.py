@@ -158,6 +158,7 @@ def _from_certificate(certificate: types_pb2.Certificate) -> Certificate:
         expires=_instant(certificate.expires) if certificate.HasField("expires") else None,
         reference_model=certificate.reference_model,
         window=certificate.window,
+        slices=tuple(certificate.slices),
     )
 
 

@@ -94,6 +94,8 @@ class Certificate:
     reference_model: str
     window: int
     """Over how many covered requests that can be checked; 0 means only in the long run."""
+    slices: tuple[str, ...] = ()
+    """Kinds of queries in each of which it holds by itself; empty where it speaks of all of them together."""
 
 
 @dataclass(frozen=True, slots=True)

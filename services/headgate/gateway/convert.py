@@ -85,6 +85,7 @@ def certificate(of: Certificate) -> types_pb2.Certificate:
         expires=_instant(of.expires) if of.expires is not None else None,
         reference_model=of.reference,
         window=of.window,
+        slices=of.slices,
     )
 
 

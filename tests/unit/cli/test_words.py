@@ -77,3 +77,11 @@ def test_a_decision_as_json():
     assert data["lambda"] == 0.5
     assert data["certificate"]["created"] == "2026-11-23T00:00:00+00:00"
     assert data["estimates"][1]["p_correct"] is None
+
+
+def test_a_certificate_by_slice_says_so() -> None:
+    said = words.promise("regret", 0.95, 0.05, 300, "large", ("law", "maths"))
+    assert said == (
+        "With 95 % confidence, at most 5 % of 300 requests of each of 2 kinds lose quality against always "
+        "using large"
+    )

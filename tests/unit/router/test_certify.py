@@ -18,9 +18,10 @@ from headgate.router.certify import (
     binomial_cdf,
     by_slice,
     fixed_sequence,
-    labels_needed,
+    in_every_slice,
     least_n,
     most_regrets,
+    reach,
     sustainable_rate,
     upper_bound,
 )
@@ -393,6 +394,28 @@ def test_bets_are_laid_in_every_slice(seed: int) -> None:
     assert found[1] == fixed_sequence(losses[1::2], (LEVEL,), DELTA / 2, test="betting") != []
 
 
+def everywhere(regret: NDArray[np.bool_], groups: NDArray[np.intp]) -> dict[int, list[Certified]]:
+    return dict.fromkeys(range(groups.max() + 1), in_every_slice(regret, groups, (LEVEL,), DELTA))
+
+
+def test_one_lambda_for_all_holds_in_both_of_two_groups_that_differ(seed: int) -> None:
+    assert held_in_all(everywhere, TWO, 1000, seed) >= HELD
+
+
+def test_what_holds_in_every_slice_reaches_as_far_as_the_slice_that_reaches_least(seed: int) -> None:
+    regret, groups = grouped(np.random.default_rng(seed), TWO, 4000)
+    by_group = by_slice(regret, groups, (LEVEL,), DELTA)
+    (found,) = in_every_slice(regret, groups, (LEVEL,), DELTA)
+    assert found.index == by_group[1][0].index < by_group[0][0].index
+    assert (found.n, found.regrets) == (4000, regret[:, found.index].sum())
+
+
+def test_a_slice_with_too_few_labels_leaves_nothing_that_holds_in_all() -> None:
+    regret = np.zeros((500, 3), dtype=bool)
+    assert in_every_slice(regret, np.repeat([0, 1], [250, 250]), (LEVEL,), DELTA)
+    assert in_every_slice(regret, np.repeat([0, 1], [497, 3]), (LEVEL,), DELTA) == []
+
+
 def test_slices_that_do_not_name_every_row_are_refused() -> None:
     with pytest.raises(ValueError, match="one slice for every row"):
         by_slice(np.zeros((5, 2), dtype=bool), np.zeros(4, dtype=int))
@@ -411,32 +434,26 @@ def test_least_n_queries_without_a_regret_are_certified_and_one_less_is_not(
     assert not fixed_sequence(np.zeros((n - 1, 1), dtype=bool), (level,), delta)
 
 
-@pytest.mark.parametrize(
-    ("level", "rate", "delta"),
-    [(0.1, 0.05, 0.1), (0.05, 0.02, 0.01), (0.05, 0.035, 0.05), (0.1, 0.07, 0.05), (0.02, 0.0, 0.05)],
-)
-def test_labels_needed_are_the_fewest_that_certify_the_rate_half_of_the_time(
-    level: float, rate: float, delta: float
-) -> None:
-    powers = (binomial_cdf(most_regrets(n, level, delta), n, rate) for n in range(1, 10**4))
-    assert labels_needed(level, rate, delta) == next(n for n, power in enumerate(powers, 1) if power >= 0.5)
+@pytest.mark.parametrize("window", [0, 300])
+def test_what_as_many_labels_again_would_certify_is_what_they_certify(window: int, seed: int) -> None:
+    """The outlook is told of the rates; labels that have exactly these rates then certify as many λ."""
+    rates = np.linspace(0.0, 0.2, 41)
+    seen = np.random.default_rng(seed).random((1_000, 41)) < rates
+    for times in (1, 2, 4):
+        wanted = reach(seen, times * 1_000, 0.05, window=window)
+        found = fixed_sequence(np.tile(seen, (times, 1)), certify.LEVELS, 0.05, window)
+        assert [one.index + 1 for one in found if one.level == 0.05] == ([wanted] if wanted else [])
 
 
-def test_a_rate_nearer_to_the_level_takes_more_labels() -> None:
-    needed = [labels_needed(0.05, rate, 0.005) for rate in (0.0, 0.01, 0.02, 0.03, 0.04, 0.045)]
-    assert needed == sorted(needed)
-    assert needed[0] == least_n(0.05, 0.005)
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.06, -0.01])
-def test_no_number_of_labels_certifies_a_rate_that_is_not_below_the_level(rate: float) -> None:
-    with pytest.raises(ValueError, match="below the level"):
-        labels_needed(0.05, rate, 0.05)
+def test_more_labels_never_reach_less_far(seed: int) -> None:
+    seen = np.random.default_rng(seed).random((300, 30)) < np.linspace(0.0, 0.2, 30)
+    far = [reach(seen, n, 0.05) for n in (10, 300, 1_000, 5_000, 50_000)]
+    assert far == sorted(far)
+    assert far[0] == 0
+    assert far[-1] > far[1]
 
 
 def test_differences_that_take_more_than_ten_million_labels_are_refused() -> None:
-    with pytest.raises(ValueError, match="ten million"):
-        labels_needed(0.05, 0.04999, 0.05)
     with pytest.raises(ValueError, match="ten million"):
         least_n(1e-8, 0.05)
 

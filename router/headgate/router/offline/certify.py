@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from headgate.router import certify
 from headgate.router.bundle import Bundle, Estimates
 from headgate.router.offline.build import choices, estimates, regrets
-from headgate.router.offline.datasets import Listed, Outcomes
+from headgate.router.offline.datasets import DataError, Listed, Outcomes
 from headgate.router.policy import Policy
 from headgate.router.types import Certificate
 
 Loss = Literal["regret", "net"]
 
 _LONGER_PROMPTS = 1.25
+_TIMES = (1, 2, 4, 8)
 _Array = NDArray[np.float64]
 
 
@@ -37,6 +38,8 @@ class Statement:
     window: int = 300
     """Requests over which a certificate can be checked; fewer would cost more of the saving."""
     expires: float | None = None
+    by_slice: bool = False
+    """Whether each must hold in every subject of the queries by itself."""
 
 
 def certificates(bundle: Bundle, outcomes: Outcomes, statement: Statement) -> tuple[Certificate, ...]:
@@ -44,7 +47,7 @@ def certificates(bundle: Bundle, outcomes: Outcomes, statement: Statement) -> tu
     policy, expected = bundle.policy, estimates(bundle, outcomes)
     rows = np.flatnonzero(covered(policy, expected))
     lost = losses(policy, choices(policy, expected)[rows], outcomes.score[rows], statement.loss)
-    test: certify.Test = "binomial" if statement.loss == "regret" else "betting"
+    names, slices = _slices(outcomes.take(rows)) if statement.by_slice else ((), None)
     return tuple(
         Certificate(
             id=f"{statement.loss}-{found.level:g}-{bundle.policy_version[:6]}-{outcomes.fingerprint[:6]}",
@@ -60,9 +63,59 @@ def certificates(bundle: Bundle, outcomes: Outcomes, statement: Statement) -> tu
             models=tuple(_versioned(name, statement.versions.get(name)) for name in policy.models),
             window=statement.window,
             settings={**_settings(outcomes), "max_out_of_distribution": policy.max_out_of_distribution},
+            slices=names,
         )
-        for found in certify.fixed_sequence(lost, statement.levels, statement.delta, statement.window, test)
+        for found in _certified(lost, slices, statement)
     )
+
+
+def _certified(
+    lost: NDArray[np.bool_] | _Array, slices: NDArray[np.intp] | None, statement: Statement
+) -> list[certify.Certified]:
+    test: certify.Test = "binomial" if statement.loss == "regret" else "betting"
+    asked = (statement.levels, statement.delta, statement.window, test)
+    if slices is None:
+        return certify.fixed_sequence(lost, *asked)
+    return certify.in_every_slice(lost, slices, *asked)
+
+
+def _slices(outcomes: Outcomes) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+    """The subjects by name, and the one of every query (n,)."""
+    if not all(outcomes.subjects):
+        row = outcomes.subjects.index("")
+        raise DataError(f"query {outcomes.ids[row]!r} has no subject; slices need one for every query")
+    names, of_query = np.unique(np.array(outcomes.subjects), return_inverse=True)
+    return tuple(names.tolist()), of_query
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What so many labels would buy at a level, if they lost as often as those that are there."""
+
+    labels: int
+    away: float
+    """Share of requests that another model than the reference answers."""
+    cost: float
+    """Of what always using the reference costs."""
+
+
+def outlook(bundle: Bundle, outcomes: Outcomes, statement: Statement, level: float) -> list[Outlook]:
+    """For as many labels as there are, for twice, four and eight times as many; `level` of the statement's.
+
+    Of regret only: what a betting test will do hangs on more than the rate.
+    """
+    policy, expected = bundle.policy, estimates(bundle, outcomes)
+    rows = np.flatnonzero(covered(policy, expected))
+    chosen, cost = choices(policy, expected)[rows], expected.relative_cost[rows]
+    lost = regrets(policy, chosen, outcomes.score[rows])
+    away = (chosen != policy.reference_index).mean(axis=0)
+    spent = np.take_along_axis(cost, chosen, axis=1).mean(axis=0) / cost[:, policy.reference_index].mean()
+    found = []
+    for n in (times * len(rows) for times in _TIMES):
+        passed = certify.reach(lost, n, level, statement.levels, statement.delta, statement.window)
+        share, price = (away[passed - 1], spent[passed - 1]) if passed else (0.0, 1.0)
+        found.append(Outlook(n, float(share), float(price)))
+    return found
 
 
 def losses(policy: Policy, chosen: NDArray[np.intp], score: _Array, loss: Loss) -> NDArray[np.bool_] | _Array:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from headgate.cli.bundles import data
 from headgate.cli.bundles.data import (
@@ -29,7 +30,7 @@ from headgate.cli.outcomes import needs
 from headgate.cli.words import percent, promise
 
 if TYPE_CHECKING:
-    from headgate.router.offline.certify import Statement
+    from headgate.router.offline.certify import Outlook, Statement
     from headgate.router.types import Certificate
 
 _ASSUMED = """\
@@ -65,12 +66,18 @@ def certify(
     window: Annotated[
         int, typer.Option(help="Requests over which it can be checked; 0 for the long run.")
     ] = 300,
+    by_slice: Annotated[
+        bool, typer.Option("--by-slice", help="Each must hold in every subject of the queries by itself.")
+    ] = False,
     created: DayOption = None,
     expires: DayOption = None,
 ) -> None:
     """Certify a bundle on outcomes that it was not trained on, and say what that proves.
 
     [bold]headgate certify --bundle team.bundle --outcomes november/ --expires 2027-03-01[/bold]
+
+    One promise for all queries can hide a kind of them that pays for the others. With --by-slice it has to
+    hold in every subject (the column `subject`), which takes several times as many labels.
     """
     with (
         data.plain_errors(),
@@ -89,10 +96,14 @@ def certify(
             delta=1 - confidence,
             window=window,
             expires=data.instant(expires),
+            by_slice=by_slice,
         )
         found = offline.certificates(loaded, table, statement)
+        level = needs.level_for(loaded.default_risk_target)
+        more = offline.outlook(loaded, table, statement, level) if loss == "regret" and not by_slice else []
         data.write(out or bundle, bundles.dump(replace(loaded.contents, certificates=found)))
     told(found, loaded.default_risk_target, statement, console)
+    foretold(more, level, loaded.policy.reference, console)
     console.print(f"wrote {out or bundle}")
 
 
@@ -109,8 +120,21 @@ def told(certificates: Sequence[Certificate], risk_target: float, statement: Sta
         )
 
 
+def foretold(more: Sequence[Outlook], level: float, reference: str, out: Console) -> None:
+    """What more labels would buy."""
+    if not more:
+        return
+    table = Table("labelled queries", f"answered without {reference}", "cost, always using it = 100 %")
+    for one in more:
+        table.add_row(f"{one.labels:,}", f"{one.away:.0%}", f"{one.cost:.0%}")
+    out.print(
+        f"What more labels would buy at a risk target of {percent(level)}, if they lose as often as these do:"
+    )
+    out.print(table)
+
+
 def _said(one: Certificate) -> str:
-    return promise(one.loss, one.confidence, one.risk_target, one.window, one.reference)
+    return promise(one.loss, one.confidence, one.risk_target, one.window, one.reference, one.slices)
 
 
 def _more(risk_target: float, statement: Statement) -> str:

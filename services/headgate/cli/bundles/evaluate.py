@@ -48,6 +48,10 @@ def evaluate(
         int | None, typer.Option(min=20, help="Train on so many labelled queries at most.")
     ] = None,
     share: Annotated[bool, typer.Option(help="Also learn difficulty from the folder's other models.")] = True,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option("--leave-out", help="Learn no difficulty from this source; may be repeated."),
+    ] = None,
     certificates: Annotated[
         bool, typer.Option("--certificates", help="Certify re-drawn calibration sets; a minute longer.")
     ] = False,
@@ -91,7 +95,7 @@ def evaluate(
             )
         else:
             folder = _needed(outcomes, "--outcomes")
-            sharing = _sharing(folder, pair, seed, folds) if share and folder.is_dir() else None
+            sharing = _sharing(folder, pair, leave_out, seed, folds) if share and folder.is_dir() else None
             told, figures = _folds(read(folder), seed, folds, labels, sharing, certificates)
         _show(figures)
         if report is not None:
@@ -137,7 +141,7 @@ def _plan(pair: tuple[str, ...], seed: int) -> Plan:
     return Plan(pair[1], listed, Recipe(seed=seed))
 
 
-def _sharing(folder: Path, pair: list[str], seed: int, folds: int) -> Sharing:
+def _sharing(folder: Path, pair: list[str], leave_out: list[str] | None, seed: int, folds: int) -> Sharing:
     """What the folder's other models say; the pair's own names are taken away in every source."""
     from headgate.router.offline import build, difficulty
 
@@ -145,7 +149,7 @@ def _sharing(folder: Path, pair: list[str], seed: int, folds: int) -> Sharing:
         raise CommandError(
             f"difficulty is shared in {build.FOLDS} folds: leave --folds out, or give --no-share"
         )
-    known = difficulty.known(folder, pair, seed, folds)
+    known = difficulty.known(folder, pair, seed, folds, leave_out or ())
     return known.fit if known.benchmarks else lambda *_: None
 
 

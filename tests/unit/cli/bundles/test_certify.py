@@ -32,6 +32,7 @@ def test_new_labels_give_new_certificates_to_the_same_policy(run: Run, made: Pat
     assert {round(one.confidence, 6) for one in new.certificates} == {0.9}
     assert "lose quality against always using big" in err
     assert "exchangeable" in err, "what it assumes is said with it"
+    assert "What more labels would buy at a risk target of" in err
     assert "wrote b.bundle" in err
 
 

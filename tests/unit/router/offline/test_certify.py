@@ -3,12 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide
 from headgate.router.offline import build, certify
 from headgate.router.offline.certify import Statement
-from headgate.router.offline.datasets import Outcomes
+from headgate.router.offline.datasets import DataError, Outcomes
 from headgate.router.types import Model, Objective, Pool, Price, Query, Reason
 
 Parts = tuple[Outcomes, Outcomes]
@@ -56,6 +57,42 @@ def test_fewer_labels_certify_a_smaller_lambda_or_nothing(
     assert lams == sorted(lams)
     assert lams[0] == -1.0
     assert lams[-1] > 0
+
+
+def test_the_outlook_begins_with_what_is_certified_now_and_more_labels_buy_more(
+    trained: Bundle, parts: Parts, terms: Statement
+) -> None:
+    labels = parts[1].take(np.arange(600))
+    now, *more = certify.outlook(trained, labels, terms, 0.1)
+    found = [one for one in certify.certificates(trained, labels, terms) if one.risk_target == 0.1]
+    expected = build.estimates(trained, labels)
+    chosen = build.choices(trained.policy, expected)[certify.covered(trained.policy, expected)]
+    index = trained.policy.grid.index(found[0].lam)
+    assert now.labels == found[0].n
+    assert now.away == (chosen[:, index] != trained.policy.reference_index).mean()
+    assert [one.labels for one in more] == [2 * now.labels, 4 * now.labels, 8 * now.labels]
+    assert now.away < more[-1].away
+    assert more[-1].cost < now.cost < 1
+
+
+def test_a_certificate_by_slice_names_them_and_survives_the_bundle(
+    trained: Bundle, parts: Parts, terms: Statement
+) -> None:
+    labels = replace(parts[1], subjects=tuple(text.partition(" ")[0] for text in parts[1].texts))
+    asked = replace(terms, levels=(0.1,), window=0, by_slice=True)
+    (found,) = certify.certificates(trained, labels, asked)
+    (pooled,) = certify.certificates(trained, labels, replace(asked, by_slice=False))
+    assert found.slices == ("add", "name", "take")
+    assert pooled.slices == ()
+    assert found.lam < pooled.lam, "what holds in every slice is more than what holds over all"
+    both = build.loaded(replace(trained.contents, certificates=(found, pooled)))
+    assert both.certificates == (found, pooled)
+    assert "slices" not in both.manifest["certificates"][1], "older releases know no such key"
+
+
+def test_slices_need_a_subject_of_every_query(trained: Bundle, parts: Parts, terms: Statement) -> None:
+    with pytest.raises(DataError, match=r"query 'q\d+' has no subject"):
+        certify.certificates(trained, parts[1], replace(terms, by_slice=True))
 
 
 def test_a_little_worse_is_a_regret_and_net_counts_how_much(trained: Bundle) -> None:
