@@ -68,3 +68,15 @@ runpy.run_module("headgate.gateway", run_name="__main__")
     assert run.returncode == 1
     said = run.stderr.strip().splitlines()
     assert said == ['headgate gateway: onnxruntime is not installed; pip install "headgate[server,cpu]"']
+
+
+def test_a_worker_on_a_base_install_is_one_sentence():
+    program = """
+import runpy, sys
+sys.modules["structlog"] = None
+runpy.run_module("headgate.worker", run_name="__main__")
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    said = run.stderr.strip().splitlines()
+    assert said == ['headgate worker: structlog is not installed; pip install "headgate[server,cpu]"']

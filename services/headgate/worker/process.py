@@ -1,4 +1,4 @@
-"""`python -m headgate.worker --model NAME`: serves one model of the pool until SIGTERM."""
+"""The worker as a process: from flags and settings to a drain after SIGTERM."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m headgate.worker", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m headgate.worker", description="Serves one model of the pool until SIGTERM."
+    )
     parser.add_argument("--model", required=True, help="the model's name in the pool")
     parser.add_argument("--config", type=Path, help="the config file")
     parser.add_argument("--listen", help="HOST:PORT; port 0 is any free one")
@@ -114,8 +116,3 @@ def _announce(ready_file: Path, listen: str) -> None:
     draft = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
     draft.write_text(json.dumps({"listen": listen}) + "\n", encoding="utf-8")
     draft.replace(ready_file)
-
-
-if __name__ == "__main__":
-    diagnosis.prepare()
-    sys.exit(main(sys.argv[1:], os.environ))  # noqa: TID251
