@@ -1,7 +1,8 @@
 """`python -m tests.faults.page`: writes docs/reference/reliability.md from what the long forms noted.
 
 `make chaos` and `make soak` run the promises in their long form and then this. Every run adds rows, the bad
-ones too; `build/reliability` keeps them.
+ones too; `build/reliability` keeps them, and what is on the page stays there, so that runs of several
+machines add up.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from tests.faults.figures import NOTED, Figure
@@ -31,7 +34,7 @@ number for life. Clients, servers and upstream share this machine's cores: read 
 
 def main() -> int:
     """Writes the page; 1 when nothing was noted."""
-    figures = noted()
+    figures = ordered({*told(PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""), *noted()})
     if not figures:
         print("nothing was noted: run `make chaos` or `make soak` first", file=sys.stderr)
         return 1
@@ -40,10 +43,23 @@ def main() -> int:
 
 
 def noted(directory: Path = NOTED) -> list[Figure]:
-    """All figures, by promise."""
+    """All figures that were noted on this machine, by promise."""
     lines = [line for file in directory.glob("*.jsonl") for line in file.read_text().splitlines()]
-    figures = [Figure(**json.loads(line)) for line in lines]
-    return sorted(figures, key=lambda figure: (int(figure.promise.partition(":")[0]), figure.promise))
+    return ordered(Figure(**json.loads(line)) for line in lines)
+
+
+def told(text: str) -> list[Figure]:
+    """The figures that a page shows already."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if re.match(r"\| \d+: ", line)]
+    return [
+        Figure(promise, target.strip(), measured, int(n.replace(",", "")), met == "yes", int(seed), commit)
+        for promise, target, measured, n, met, seed, commit in rows
+    ]
+
+
+def ordered(figures: Iterable[Figure]) -> list[Figure]:
+    """By promise; of one promise in the order of what was asked and measured."""
+    return sorted(figures, key=lambda one: (int(one.promise.partition(":")[0]), *astuple(one)))
 
 
 def page(figures: Sequence[Figure], machine: str) -> str:

@@ -1,6 +1,6 @@
 """Promise 35, compressed: under clients that leave and come back, neither gateway nor workers grow.
 
-Beside them a bare router of grpc.aio is left as often. grpcio 1.85 loses the operations of every batch that
+Beside them a bare server of grpc.aio is left as often. grpcio 1.85 loses the operations of every batch that
 is cancelled or fails, 96 bytes at a time, and no server on top of it can be flatter than that.
 """
 
@@ -32,7 +32,7 @@ from tests.integration.gateway_rig import Process, generate, metrics, streamed, 
 CLIENTS, CALLS_A_CHANNEL = 8, 50
 MIB = 1 << 20
 MODELS = ("small", "large")
-BARE = "bare router"
+BARE = "bare server"
 """The control: what its process grows by is grpcio's."""
 LEAVING = 0.3
 """Share of calls that their client cancels."""
@@ -103,7 +103,7 @@ class Watched:
 
 async def test_nothing_grows_under_clients_that_leave_and_come_back(tmp_path: Path, form: Form) -> None:
     seconds, every_s, least = form.count(12, 600), form.count(1, 5), form.count(1_000, 50_000)
-    async with Upstream() as upstream, chain(tmp_path, upstream) as running, bare_router(tmp_path) as bare:
+    async with Upstream() as upstream, chain(tmp_path, upstream) as running, bare_server(tmp_path) as bare:
         upstream.choose = choose
         load = Load(running, bare, form.seed)
         await load.begin()
@@ -222,25 +222,16 @@ async def _all(call: grpc.aio.UnaryStreamCall) -> None:  # type: ignore[type-arg
 
 
 @asynccontextmanager
-async def bare_router(directory: Path) -> AsyncIterator[Process]:
-    """A router of plain grpc.aio in front of an echo worker, which hands bytes on and does nothing else."""
-
-    def start(role: str, *flags: str) -> Process:
-        name = f"bare-{role}"
-        ready = str(directory / f"{name}.ready")
-        command = [sys.executable, "-m", "tests.bench.gateway.echo", role, ready, *flags]
-        return Process(command, directory, name, {})
-
-    worker = start("worker")
+async def bare_server(directory: Path) -> AsyncIterator[Process]:
+    """A server of plain grpc.aio that answers 64 tokens at once."""
+    ready = str(directory / "bare.ready")
+    command = [sys.executable, "-m", "tests.bench.gateway.echo", "worker", ready]
+    server = Process(command, directory, "bare", {})
     try:
-        router = start("router", "--worker", (await asyncio.to_thread(worker.addresses))["echo"])
-        try:
-            await asyncio.to_thread(router.addresses)
-            yield router
-        finally:
-            await asyncio.to_thread(router.stop)
+        await asyncio.to_thread(server.addresses)
+        yield server
     finally:
-        await asyncio.to_thread(worker.stop)
+        await asyncio.to_thread(server.stop)
 
 
 def read(load: Load) -> Readings:

@@ -39,6 +39,17 @@ def test_a_long_form_notes_its_figures_before_it_fails(
     assert page.noted(tmp_path) == [BAD, GOOD], "runs add up, the bad ones too"
 
 
+def test_rows_on_the_page_stay_and_are_not_doubled() -> None:
+    text = page.page(page.ordered([GOOD, BAD]), "A machine.")
+    assert page.told(text) == [BAD, GOOD]
+    assert page.page(page.ordered({*page.told(text), GOOD}), "A machine.") == text
+
+
+def test_the_committed_page_can_be_read_again() -> None:
+    text = (Path(__file__).parents[3] / page.PAGE).read_text(encoding="utf-8")
+    assert len(page.told(text)) >= 30
+
+
 def test_a_short_form_judges_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "NOTED", tmp_path)
     form = Form(long=False, seed=1, test="test_x")
