@@ -10,7 +10,7 @@ PROTOS   := .venv-protos
 OUTCOMES := build/pair/outcomes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports protos proto models difficulty results pairs bench chaos soak
+.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs bench chaos soak
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -54,11 +54,20 @@ models: $(VENV)/test.stamp ## Train the built-in pair, collect its outcomes, bui
 	$(BIN)/headgate train --outcomes $(OUTCOMES) --reference large --difficulty none --seed 1 \
 	  --out services/headgate/gateway/bundles/builtin.bundle
 
+text: $(VENV)/test.stamp ## Train the default text bundle on public outcomes; needs ../shared/data
+	OMP_NUM_THREADS=1 $(BIN)/python -m headgate.router.offline.text_bundle ../shared/data services/headgate/gateway/bundles/text.bundle
+
 difficulty: $(VENV)/test.stamp ## Learn shared difficulty from public outcomes; needs ../shared/data
 	$(BIN)/headgate pretrain --outcomes ../shared/data --leave-out routellm --out router/headgate/router/offline/difficulty.npz
 
 results: $(VENV)/test.stamp ## Measure the shipped pair and bundle, and write docs/reference/
 	$(BIN)/python -m tests.bench.results
+
+brain: $(VENV)/test.stamp ## Measure the brain beside other routers, and write docs/reference/brain.md; needs ../shared/data
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.brain
+
+pools: $(VENV)/test.stamp ## Draw the curves of pools of many models, and write docs/reference/pools.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pools
 
 pairs: $(VENV)/test.stamp ## Tell eight pairs of real models fold by fold, and write docs/reference/results.md (an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pairs

@@ -43,7 +43,7 @@ def backends(config: Config) -> Iterator[Missing]:
 
 
 def bundle(name: str) -> str:
-    """Why the bundle, `builtin` or a path, cannot be used; empty when nothing is wrong."""
+    """Why the bundle, a shipped one or a path, cannot be used; empty when nothing is wrong."""
     try:
         from headgate.gateway.bundle_store import BundleStore
         from headgate.router.errors import BundleError

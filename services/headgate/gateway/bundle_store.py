@@ -15,8 +15,8 @@ from headgate.router.bundle import Bundle
 from headgate.router.errors import BundleError
 
 _LOG = structlog.get_logger(__name__)
-BUILTIN: Final = "builtin"
-_BUILTIN_FILE: Final = "bundles/builtin.bundle"
+SHIPPED: Final = ("builtin", "text")
+"""The built-in pair's, and that of two public models on text; each has a card beside it."""
 MOST_BYTES: Final = 64 << 20
 """Five times a large bundle. What is longer is another file, and reading it would push requests out."""
 
@@ -28,9 +28,9 @@ class BundleStore:
         self.current: Bundle | None = None
 
     async def load(self, name: str) -> Bundle | None:
-        """Takes the bundle called `name`, `builtin` or a path, into force.
+        """Takes the bundle called `name`, a shipped one or a path, into force.
 
-        BundleError says what is wrong with it; then the old one stays. None if a release has no built-in one.
+        BundleError says what is wrong with it; then the old one stays. None if a release ships none of it.
         """
         found = await self.read(name)
         self.current = found
@@ -43,8 +43,8 @@ class BundleStore:
 
 
 def _read(name: str) -> Bundle | None:
-    if name == BUILTIN:
-        file = resources.files("headgate.gateway").joinpath(_BUILTIN_FILE)
+    if name in SHIPPED:
+        file = resources.files("headgate.gateway").joinpath(f"bundles/{name}.bundle")
         return brain.load(file.read_bytes()) if file.is_file() else None
     try:
         return brain.load(_bytes(Path(name)))

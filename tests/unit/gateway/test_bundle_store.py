@@ -10,15 +10,24 @@ from pathlib import Path
 import pytest
 
 import headgate.gateway.bundle_store as module
-from headgate.gateway.bundle_store import BUILTIN, BundleStore
+from headgate.gateway.bundle_store import SHIPPED, BundleStore
 from headgate.router.errors import BundleError
 
 FILE = Path(module.__file__).parent / "bundles/builtin.bundle"
 
 
-async def test_the_built_in_bundle_loads() -> None:
+@pytest.mark.parametrize("name", SHIPPED)
+async def test_shipped_bundles_load_by_name_and_support_certificates(name: str) -> None:
     store = BundleStore()
-    assert await store.load(BUILTIN) is store.current is not None
+    found = await store.load(name)
+    assert found is store.current is not None
+    assert found.certificates
+
+
+def test_the_text_bundle_has_a_card_and_weighs_little() -> None:
+    shipped, card = FILE.with_name("text.bundle"), FILE.with_name("text.md")
+    assert shipped.stat().st_size < 12_000_000
+    assert "never RouterArena" in card.read_text()
 
 
 @pytest.mark.parametrize("spoil", ["truncate", "flip", "delete"])
