@@ -225,17 +225,13 @@ def _told(one: Measured) -> Iterator[str]:
 def searched(one: Measured, caution: float) -> _Array:
     """Expected quality left to the best choice of equal expected cost, for every settled λ of the policy."""
     expected, policy = one.told.expected, replace(one.bundle.policy, caution=caution)
-    lost = []
-    for lam in policy.grid[::4]:
-        if lam < SETTLED:
-            continue
-        chosen = policy.choose(expected.p_correct, expected.spread, expected.relative_cost, lam)[:, None]
-        spent, value = (
-            float(np.take_along_axis(table, chosen, axis=1).mean())
-            for table in (expected.relative_cost, expected.p_correct)
-        )
-        lost.append(pool.most(expected.p_correct, expected.relative_cost, spent) - value)
-    return np.array(lost)
+    estimates = expected.p_correct, expected.spread, expected.relative_cost
+    chosen = [policy.choose(*estimates, lam)[:, None] for lam in policy.grid[::4] if lam >= SETTLED]
+    spent, value = (
+        np.array([np.take_along_axis(table, one, axis=1).mean() for one in chosen])
+        for table in (expected.relative_cost, expected.p_correct)
+    )
+    return np.asarray(pool.most(expected.p_correct, expected.relative_cost, spent) - value)
 
 
 def _price(one: Measured, name: str) -> str:

@@ -82,14 +82,15 @@ def ahead(ours: Choices, theirs: Choices, score: _Array, cost: _Array, seed: int
     return [Interval(*map(float, one)) for one in zip(difference(np.arange(n)), low, high, strict=True)]
 
 
-def most(value: _Array, cost: _Array, budget: float) -> float:
-    """The highest mean `value` that any choice of models can have for a mean cost of `budget`.
+def most(value: _Array, cost: _Array, budgets: _Array) -> _Array:
+    """The highest mean `value` that any choice of models can have for each mean cost of `budgets` (B,).
 
     An upper bound by Lagrangian duality, reached up to one query's share: no search through all M^n choices
     can find more. `value` and `cost` are (n, M).
     """
-    duals = [float((value - lam * cost).max(axis=1).mean() + lam * budget) for lam in _fine(cost)]
-    return min(duals)
+    lambdas = _fine(cost)
+    best = np.array([(value - lam * cost).max(axis=1).mean() for lam in lambdas])
+    return np.asarray((best + np.multiply.outer(budgets, lambdas)).min(axis=1))
 
 
 def _fine(cost: _Array) -> _Array:
