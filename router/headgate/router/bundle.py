@@ -132,9 +132,9 @@ class Bundle:
 
         `prompt_tokens` (n,) as `cost.estimate_tokens` counts. EstimateError if the model fails.
         """
-        strange = map(self.contents.familiarity.out_of_distribution, batch.surface, batch.contexts)
+        strange = self.contents.familiarity.out_of_distribution_all(batch)
         heads, calibrators = self._model.run(batch), self.contents.calibrators
-        return Estimates.of(heads, calibrators, self.costs, prompt_tokens, np.array(list(strange)))
+        return Estimates.of(heads, calibrators, self.costs, prompt_tokens, strange)
 
     def estimate_one(self, batch: Batch, prompt_tokens: float) -> Estimate:
         """As `estimate` for a batch of one, without numpy, which takes longer to begin than this to end."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import string
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -73,6 +74,21 @@ def test_one_estimate_is_what_the_batch_says(bundle: Bundle, ask: Callable[..., 
     for name in ("p_correct", "spread", "completion_tokens", "relative_cost"):
         assert list(getattr(one, name)) == pytest.approx(getattr(many, name)[0].tolist(), abs=1e-12)
     assert one.out_of_distribution == many.out_of_distribution[0]
+
+
+def test_what_is_strange_in_a_batch_is_what_is_strange_alone(
+    make_contents: MakeContents, ask: Callable[..., Query], seed: int
+) -> None:
+    plain = make_contents().familiarity
+    known = replace(
+        plain, bits=np.random.default_rng(seed).integers(0, 1 << 8, len(plain.bits), np.uint8) & 17
+    )
+    strict = bundles.load(bundles.dump(make_contents(familiarity=known)))
+    queries = [ask(text) for text in ("easy", "", "1 + " * 9, string.printable, string.ascii_letters)]
+    found = strict.estimate(features.extract_all(queries), np.full(5, 10.0)).out_of_distribution
+    alone = [strict.estimate_one(features.extract_all([query]), 10.0) for query in queries]
+    assert found.tolist() == [one.out_of_distribution for one in alone]
+    assert 0 < found[3] < found[1] == 1
 
 
 def test_estimates_are_calibrated_heads(bundle: Bundle, ask: Callable[..., Query]) -> None:

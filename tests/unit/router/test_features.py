@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import sha256
@@ -11,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headgate.router import features
-from headgate.router.features import BUCKETS, CONTEXT_BUCKETS, SURFACE, Familiarity
+from headgate.router.features import BUCKETS, CONTEXT_BUCKETS, SURFACE, Batch, Familiarity
 from headgate.router.types import Query
 
 Ask = Callable[..., Query]
@@ -63,6 +64,14 @@ def test_surface_counts_what_its_names_say(ask: Ask) -> None:
 )
 def test_marks_are_counted_by_kind(ask: Ask, name: str, text: str, count: int) -> None:
     assert surface_of(ask(text))[name] == count
+
+
+@given(text=st.lists(st.sampled_from([*"AJKa).:( \n\t\0", "A) ", "(B.\n", " J:"]), max_size=20).map("".join))
+@example(text="which: A) B) C) D) ")
+@example(text="A)")
+def test_options_are_counted_from_the_left_and_share_no_byte(ask: Ask, text: str) -> None:
+    options = re.findall(r"(?:^|[ \t\n(])[A-J][).:][ \t\n]", text, re.MULTILINE)
+    assert surface_of(ask(text))["options"] == len(options)
 
 
 def test_numbers_of_equal_length_look_alike_and_longer_ones_do_not(ask: Ask) -> None:
@@ -120,6 +129,62 @@ def test_pack_pads_with_zero_and_keeps_rows(ask: Ask) -> None:
     assert (batch.ngrams[0, len(ones[0].ngrams) :] == 0).all()
     assert (batch.ngrams[0, : len(ones[0].ngrams)] == ones[0].ngrams).all()
     assert (batch.surface[1] == ones[1].surface).all()
+
+
+BORDERING = ("", "   \n", "\0", "?", "a", "7", "é", "A)", "\nB) ", "\ud800")
+LONG = ("word, " * 600, "12 " * 6000, "é" * 20_000, "a" * (1 << 14), " " * 20_000)
+TEXTS = (
+    st.text(max_size=80) | st.text(alphabet="aB1 9+é\n\0?)", max_size=60) | st.sampled_from(BORDERING + LONG)
+)
+QUERIES = st.lists(st.tuples(TEXTS, *[st.integers(0, 1 << 40)] * 3), min_size=1, max_size=9)
+
+
+def asked_of(ask: Ask, told: Iterable[tuple[str, int, int, int]]) -> list[Query]:
+    names = ("system_bytes", "history_turns", "history_bytes")
+    return [ask(text, **dict(zip(names, context, strict=True))) for text, *context in told]
+
+
+def one_by_one(queries: Iterable[Query]) -> Batch:
+    return features.pack([features.extract(query) for query in queries])
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    pairs = zip(
+        (one.ngrams, one.surface, *one.contexts), (other.ngrams, other.surface, *other.contexts), strict=True
+    )
+    for array, twin in pairs:
+        assert array.dtype == twin.dtype
+        assert array.shape == twin.shape
+        assert array.tobytes() == twin.tobytes()
+
+
+@given(told=QUERIES)
+@example(told=[("", 0, 0, 0)] * 9)
+@example(told=[(text, 1, 2, 3) for text in BORDERING])
+@example(told=[(text, 0, 0, 0) for text in (*LONG, "b", *LONG)])
+def test_queries_read_together_are_to_the_bit_what_they_are_one_by_one(
+    ask: Ask, told: list[tuple[str, int, int, int]]
+) -> None:
+    queries = asked_of(ask, told)
+    assert_same(features.extract_all(queries), one_by_one(queries))
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 200])
+def test_any_number_of_queries_keeps_its_order(ask: Ask, n: int) -> None:
+    queries = [ask(f"{'word ' * (row % 7)}{'9' * row}", system_bytes=row) for row in range(n)]
+    assert_same(features.extract_all(queries), one_by_one(queries))
+
+
+def test_many_long_texts_need_little_more_memory_at_a_time_than_a_few(ask: Ask) -> None:
+    def peak(n: int) -> int:
+        queries = [ask("a " * 4096)] * n
+        tracemalloc.start()
+        features.extract_all(queries)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    assert peak(512) < 3 * peak(64)
 
 
 def test_the_schema_is_what_its_number_says(ask: Ask) -> None:
@@ -193,6 +258,23 @@ def test_what_is_unlike_in_words_or_in_surface_is_out_of_distribution(ask: Ask) 
     assert strange.out_of_distribution(one.surface, one.contexts) == strange.far(one.surface) > 0.1
     words = known_by("another text", ask=ask)
     assert words.out_of_distribution(one.surface, one.contexts) == words.unfamiliar(one.contexts) == 1.0
+
+
+@given(told=QUERIES, seed=st.integers(0, 2**32 - 1))
+@example(told=[("", 0, 0, 0)] * 4, seed=0)
+def test_a_batch_is_as_strange_to_the_bit_as_its_queries_one_by_one(
+    ask: Ask, told: list[tuple[str, int, int, int]], seed: int
+) -> None:
+    """Certificates are made from batches and speak of queries that are served one by one."""
+    rng, s = np.random.default_rng(seed), len(SURFACE)
+    batch = one_by_one(asked_of(ask, told))
+    near = replace(knowing(rng.random(CONTEXT_BUCKETS) < 0.2), whitening=np.zeros((s, s), np.float32))
+    far = replace(
+        knowing_all(), centre=batch.surface[0], whitening=rng.normal(size=(s, s)).astype(np.float32)
+    )
+    for known in (near, far, replace(far, bits=near.bits), replace(far, whitening=far.whitening.T)):
+        alone = map(known.out_of_distribution, batch.surface, batch.contexts)
+        assert known.out_of_distribution_all(batch).tolist() == list(alone)
 
 
 def knowing_all() -> Familiarity:
