@@ -78,7 +78,7 @@ def test_scored_traffic_becomes_the_tables_that_training_reads(
     code, _, err = run("score", scorer=scorer)
     assert (code, err.splitlines()[-1]) == (
         0,
-        f"{'.' * QUERIES}{QUERIES} samples scored, 0 without a verdict",
+        f"{QUERIES} samples scored, 0 without a verdict",
     )
     code, _, err = run("export", "--out", str(tmp_path / "labels"), scorer=scorer)
     assert (code, err.splitlines()[0]) == (0, f"{QUERIES} labelled queries in {tmp_path / 'labels'}")
@@ -139,7 +139,7 @@ def test_a_judge_is_asked_through_the_gateway_and_not_sampled_itself(fresh: Stac
     traffic(fresh, 1)
     address = ("--address", fresh.addresses["listen"], "--key", f"acme-1.{SECRETS['acme']}")
     code, _, err = run("score", *address, scorer={"kind": "judge", "model": "small"})
-    assert (code, err.splitlines()[-1]) == (0, ".0 samples scored, 1 without a verdict")
+    assert (code, err.splitlines()[-1]) == (0, "0 samples scored, 1 without a verdict")
 
     def pinned() -> list[dict[bytes, bytes]]:
         records = [record for _, record in fresh.valkey.client.xrange("headgate:ledger")]

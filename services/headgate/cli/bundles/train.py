@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from headgate.cli.bundles import data
-from headgate.cli.bundles.certify import told
+from headgate.cli.bundles.certify import foretold, told
 from headgate.cli.bundles.data import (
     DatasetOption,
     DayOption,
@@ -26,6 +26,7 @@ from headgate.cli.bundles.data import (
     UntilOption,
     console,
 )
+from headgate.cli.outcomes import needs
 from headgate.cli.state import CommandError
 
 if TYPE_CHECKING:
@@ -97,12 +98,16 @@ def train(
             statement = certify.Statement(
                 data.instant(created) or data.today(), listed, window=window, expires=data.instant(expires)
             )
+            level = needs.level_for(risk_target)
+            more = []
             if len(threshold):
-                found = certify.certificates(build.loaded(contents), threshold, statement)
-                contents = replace(contents, certificates=found)
+                fresh = build.loaded(contents)
+                contents = replace(contents, certificates=certify.certificates(fresh, threshold, statement))
+                more = certify.outlook(fresh, threshold, statement, level)
         packed = bundles.dump(contents)
         data.write(out, packed)
         told(contents.certificates, risk_target, statement, console)
+        foretold(more, level, reference, console)
         console.print(f"wrote {out} ({len(packed):,} bytes), version {bundles.load(packed).version}")
 
 

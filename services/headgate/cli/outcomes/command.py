@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from headgate.adapters.config import Config, ScorerConfig
 from headgate.cli.connect import AddressOption, KeyOption, RootOption, TimeoutOption, connected
 from headgate.cli.outcomes import folder, labels, needs, scorers, source
 from headgate.cli.outcomes import score as scoring
 from headgate.cli.state import CommandError, State
+from headgate.cli.words import percent
 from headgate.client import Client
 
 WITHOUT_TARGET = 0.05
@@ -80,10 +83,17 @@ def score(
     with (
         source.opened(loaded, state.environ, redis_url) as ask,
         connected(state, address, key, root_certificate, timeout_s) as client,
+        Progress(*Progress.get_default_columns(), console=Console(stderr=True), transient=True) as progress,
     ):
         todo = scoring.waiting(source.found(ask, tenant or ()), again=again)[: limit or None]
         scorer = scorers.build(config, _judge(client, config.model), state.environ.get("PATH"))
-        done = scoring.run(scorer, todo, lambda scores: ask(lambda reader: reader.append(scores)), _step)
+        scored = progress.add_task("scoring", total=len(todo))
+        done = scoring.run(
+            scorer,
+            todo,
+            lambda scores: ask(lambda reader: reader.append(scores)),
+            lambda: progress.advance(scored),
+        )
     print(f"{done.scored:,} samples scored, {done.without_verdict:,} without a verdict", file=sys.stderr)
 
 
@@ -117,8 +127,14 @@ def export(
         print(f"left out {count:,}: {reason}", file=sys.stderr)
     written = folder.write(labelled, out)
     print(f"{len(labelled.rows):,} labelled queries in {written.queries.parent}", file=sys.stderr)
-    least = needs.to_collect(needs.level_for(_target(loaded.config)))
-    print(f"a certificate takes {least:,} at least", file=sys.stderr)
+    target = _target(loaded.config)
+    least = needs.to_collect(needs.level_for(target))
+    print(
+        f"a certificate for a risk target of {percent(target)} takes {least:,} at least, and several times as "
+        f"many to save much; next: headgate train --outcomes {out} --reference MODEL "
+        f"--risk-target {target:g} --out FILE",
+        file=sys.stderr,
+    )
 
 
 @app.command()
@@ -160,8 +176,3 @@ def _scorer(config: Config) -> ScorerConfig:
 def _judge(client: Client, model: str | None) -> scorers.Ask:
     """Asks that model, pinned: a judge's own requests are neither routed nor sampled."""
     return lambda prompt: client.generate(prompt, model=model or "").text
-
-
-def _step() -> None:
-    """One sample is done."""
-    print(".", end="", file=sys.stderr, flush=True)
