@@ -40,7 +40,8 @@ def grouping(outcomes: Outcomes, p: _Array, score: _Array, seed: int) -> Groupin
 
     The leaves come from one half of the queries and are measured on the other, both ways.
     """
-    seen = np.column_stack((np.stack([one.surface for one in outcomes.features]), p))
+    surface = np.stack([one.surface for one in outcomes.features]).astype(np.float64)
+    seen: _Array = np.column_stack((surface, p))
     half = np.random.default_rng(seed).permutation(len(p)) % 2
     moved, losses = np.empty(len(p)), []
     for side in (0, 1):

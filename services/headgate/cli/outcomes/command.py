@@ -130,8 +130,8 @@ def export(
     target = _target(loaded.config)
     least = needs.to_collect(needs.level_for(target))
     print(
-        f"a certificate for a risk target of {percent(target)} takes {least:,} at least, and several times as "
-        f"many to save much; next: headgate train --outcomes {out} --reference MODEL "
+        f"a certificate for a risk target of {percent(target)} takes {least:,} at least, and several times "
+        f"as many to save much; next: headgate train --outcomes {out} --reference MODEL "
         f"--risk-target {target:g} --out FILE",
         file=sys.stderr,
     )
