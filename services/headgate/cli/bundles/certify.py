@@ -27,6 +27,7 @@ from headgate.cli.bundles.data import (
     console,
 )
 from headgate.cli.outcomes import needs
+from headgate.cli.state import CommandError
 from headgate.cli.words import percent, promise
 
 if TYPE_CHECKING:
@@ -101,9 +102,14 @@ def certify(
         found = offline.certificates(loaded, table, statement)
         level = needs.level_for(loaded.default_risk_target)
         more = offline.outlook(loaded, table, statement, level) if loss == "regret" and not by_slice else []
+        told(found, loaded.default_risk_target, statement, console)
+        foretold(more, level, loaded.policy.reference, console)
+        if not found and out is None and loaded.certificates:
+            raise CommandError(
+                f"these labels support no certificate, so {bundle} keeps those it has; give --out to write a "
+                "bundle without any"
+            )
         data.write(out or bundle, bundles.dump(replace(loaded.contents, certificates=found)))
-    told(found, loaded.default_risk_target, statement, console)
-    foretold(more, level, loaded.policy.reference, console)
     console.print(f"wrote {out or bundle}")
 
 
@@ -141,6 +147,8 @@ def _more(risk_target: float, statement: Statement) -> str:
     """How many labels a first certificate takes at least."""
     if statement.loss == "net":
         return "More labelled queries that the training has not seen, or no window, may bring one."
+    if statement.by_slice:
+        return "Every subject needs enough labelled queries of its own: the one with the fewest decides."
     least = needs.to_certify(needs.level_for(risk_target), statement.delta, statement.window)
     return (
         f"Without a single regret it takes {least:,} labelled queries that the training has not seen; "

@@ -45,6 +45,19 @@ def test_without_out_the_bundle_is_replaced(run: Run, made: Path, labels: Path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "mine.bundle"]
 
 
+def test_labels_that_support_nothing_leave_the_bundle_as_it_was(run: Run, made: Path, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    write(tmp_path / "few", planted(78, 30))
+    mine = tmp_path / "mine.bundle"
+    mine.write_bytes(made.read_bytes())
+    code, _, err = run("certify", "--bundle", mine, "--outcomes", tmp_path / "few")
+    assert code == 1
+    assert "support no certificate" in err
+    assert mine.read_bytes() == made.read_bytes()
+    assert run("certify", "--bundle", mine, "--outcomes", tmp_path / "few", "--out", "b.bundle")[0] == 0
+    assert bundles.load(Path("b.bundle").read_bytes()).certificates == ()
+
+
 def test_a_net_loss_is_promised_in_other_words(run: Run, made: Path, labels: Path) -> None:
     code, _, err = run(
         "certify", "--bundle", made, "--outcomes", labels, "--out", "b.bundle", "--loss", "net"
