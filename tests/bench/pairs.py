@@ -83,13 +83,16 @@ PLAN = ((ALL, PAIRS), (NEW, PAIRS), (LATER, ON_MMLU), (ALONE, ON_MMLU))
 
 
 def main() -> int:
-    """Runs what is missing and writes the page."""
+    """Runs what is missing and writes the page; with `--page` it writes the page of what is there."""
     RUNS.mkdir(parents=True, exist_ok=True)
-    seeds = tuple(map(int, sys.argv[1:])) or SEEDS
+    seeds = tuple(int(word) for word in sys.argv[1:] if word.isdigit()) or SEEDS
+    only_page = "--page" in sys.argv
     found: dict[Setting, dict[tuple[str, int], dict[str, Any]]] = {setting: {} for setting, _ in PLAN}
     for seed in seeds:
         for setting, pairs in PLAN:
             for pair in pairs:
+                if only_page and not _kept(pair, seed, setting).is_file():
+                    continue
                 found[setting][pair.name, seed] = run(pair, seed, setting)
                 PAGE.write_text(page(found))
     return 0
@@ -97,13 +100,17 @@ def main() -> int:
 
 def run(pair: Pair, seed: int, setting: Setting) -> dict[str, Any]:
     """The figures of one run of the command."""
-    kept = RUNS / f"{pair.name.replace(' ', '-').replace(',', '')}-{setting.name}-{seed}.json"
+    kept = _kept(pair, seed, setting)
     if not kept.is_file():
         print(f"{pair.name}, seed {seed}, labels: {setting.name} …", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "headgate.cli", "evaluate", *pair.arguments(), *setting.options]
         subprocess.run([*command, "--seed", str(seed), "--json", str(kept)], check=True)
     found: dict[str, Any] = json.loads(kept.read_text())
     return found
+
+
+def _kept(pair: Pair, seed: int, setting: Setting) -> Path:
+    return RUNS / f"{pair.name.replace(' ', '-').replace(',', '')}-{setting.name}-{seed}.json"
 
 
 Runs = Mapping[tuple[str, int], dict[str, Any]]
@@ -158,14 +165,16 @@ def quality(runs: Runs) -> str:
 
 
 def differences(runs: Runs) -> str:
-    """One row for each pair and seed, and their mean."""
-    rows, values = [], []
-    for pair, seed, found in _each(runs):
-        value, low, high = found["apgr_above"]["TF-IDF + LR"]
-        values.append(value)
-        rows.append([pair.name, str(seed), f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"])
-    rows.append(["mean", "", f"{sum(values) / len(values):+.3f}"])
-    return table(("pair", "seed", "Headgate - TF-IDF + LR"), rows)
+    """One row for each pair, with all its seeds, and the mean of all."""
+    rows, means = [], []
+    for pair in PAIRS:
+        told = [found["apgr_above"]["TF-IDF + LR"] for one, _, found in _each(runs) if one is pair]
+        if told:
+            means.append(sum(value for value, _, _ in told) / len(told))
+            each = ", ".join(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" for value, low, high in told)
+            rows.append([pair.name, f"{means[-1]:+.3f}", each])
+    rows.append(["mean", f"{sum(means) / len(means):+.3f}", ""])
+    return table(("pair", "Headgate - TF-IDF + LR, mean of the seeds", "seed by seed"), rows)
 
 
 def new_pairs(found: Mapping[Setting, Runs]) -> str:
