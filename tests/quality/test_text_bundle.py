@@ -12,11 +12,13 @@ import headgate.gateway
 from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide
-from headgate.router.offline import build, datasets, text_bundle
+from headgate.router.offline import build, datasets, difficulty, text_bundle
 from headgate.router.offline.datasets import Outcomes
 from headgate.router.offline.text_bundle import LARGE, SEED, SMALL
 from headgate.router.types import Model, Objective, Pool, Price, Query, Reason
 
+LONG = 60
+"""Signs of a stem; a shorter one, such as "which of the following is true", is no single question's."""
 POOL = Pool((Model(SMALL, Price(10**8, 10**8)), Model(LARGE, Price(10**9, 10**9))), LARGE)
 
 
@@ -34,11 +36,29 @@ def certified(data: Path) -> Outcomes:
     return table.take(np.flatnonzero(datasets.folds(table, SEED, build.FOLDS) == 0))
 
 
-def test_its_certificates_rest_on_questions_that_it_was_not_trained_on(
-    text: Bundle, certified: Outcomes
+def test_its_certificates_rest_on_the_fold_that_it_was_not_trained_on(
+    text: Bundle, certified: Outcomes, data: Path
 ) -> None:
+    table = text_bundle.outcomes(data)
+    learnt = table.take(np.flatnonzero(datasets.folds(table, SEED, build.FOLDS) != 0))
     assert {one.data_fingerprint for one in text.certificates} == {certified.fingerprint}
-    assert text.contents.notes["fingerprint"] != certified.fingerprint
+    assert text.contents.notes["fingerprint"] == learnt.fingerprint
+    assert not set(learnt.stems) & set(certified.stems)
+
+
+def test_no_other_source_asks_a_certified_question_outside_of_its_fold(
+    certified: Outcomes, data: Path
+) -> None:
+    """Not even with a line about the answer's form below it."""
+    known = difficulty.known(data, certified.models, SEED, build.FOLDS)
+    asked = [stem for stem in set(certified.stems) if len(stem) > LONG]
+    learnt = "\n".join(
+        stem
+        for table, folds in zip(known.benchmarks, known.folds, strict=True)
+        for stem, fold in zip(table.stems, folds, strict=True)
+        if fold != 0
+    )
+    assert [stem for stem in asked if stem in learnt] == []
 
 
 def test_it_routes_for_the_models_that_it_names_within_the_promise(text: Bundle, certified: Outcomes) -> None:

@@ -158,6 +158,8 @@ def reach(
 
     An outlook and no promise: it takes the rates of these losses for the true ones.
     """
+    if not len(losses):
+        return 0
     share = (delta / 2 if window else delta) / len(levels)
     rate = sustainable_rate(level, window, delta / 2) if window else level
     return _walk(np.floor(losses.mean(axis=0) * n + _ROUNDING), n, rate, share)

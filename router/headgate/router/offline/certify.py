@@ -48,9 +48,10 @@ def certificates(bundle: Bundle, outcomes: Outcomes, statement: Statement) -> tu
     rows = np.flatnonzero(covered(policy, expected))
     lost = losses(policy, choices(policy, expected)[rows], outcomes.score[rows], statement.loss)
     names, slices = _slices(outcomes.take(rows)) if statement.by_slice else ((), None)
+    kind = f"{statement.loss}-by-slice" if names else statement.loss
     return tuple(
         Certificate(
-            id=f"{statement.loss}-{found.level:g}-{bundle.policy_version[:6]}-{outcomes.fingerprint[:6]}",
+            id=f"{kind}-{found.level:g}-{bundle.policy_version[:6]}-{outcomes.fingerprint[:6]}",
             loss=statement.loss,
             risk_target=found.level,
             confidence=1 - statement.delta,
@@ -100,12 +101,16 @@ class Outlook:
 
 
 def outlook(bundle: Bundle, outcomes: Outcomes, statement: Statement, level: float) -> list[Outlook]:
-    """For as many labels as there are, for twice, four and eight times as many; `level` of the statement's.
+    """For as many labels as there are, for two, four and eight times as many; `level` one of the statement's.
+
+    Labels of the certificate's own part, of covered queries; none if no query is covered.
 
     Of regret only: what a betting test will do hangs on more than the rate.
     """
     policy, expected = bundle.policy, estimates(bundle, outcomes)
     rows = np.flatnonzero(covered(policy, expected))
+    if not len(rows):
+        return []
     chosen, cost = choices(policy, expected)[rows], expected.relative_cost[rows]
     lost = regrets(policy, chosen, outcomes.score[rows])
     away = (chosen != policy.reference_index).mean(axis=0)

@@ -37,6 +37,8 @@ _NAMES_SHOWN = 12
 _LONGEST_CELL = 1 << 26
 _OPTIONS = re.compile(r"\n[ \t]*(?:\([A-H]\)|[A-H][.)]\s)")
 """Where the options begin. Not I: "I." and "II." are statements of the question."""
+_ANSWER_FORM = re.compile(r"\n[^\n]*\\boxed\{[^\n]*\s*\Z")
+"""A last line that says how the answer is to be written: the same question is asked without it elsewhere."""
 _SIGNS = re.compile(r"[\W_]+")
 _Array = NDArray[np.float64]
 _Cells = Mapping[str, Any]
@@ -57,11 +59,12 @@ def unknown(where: str, kind: str, name: str, known: Iterable[str]) -> DataError
 
 
 def stem(text: str) -> str:
-    """The question: no options, lower case, one space for every run of other signs than letters and digits.
+    """The question: no options, no line on the answer's form, lower case, one space for every run of signs.
 
     A text of nothing but options or signs is its own stem, so that such texts are not one question.
     """
-    return _SIGNS.sub(" ", _OPTIONS.split(text, maxsplit=1)[0].lower()).strip() or text
+    asked = _OPTIONS.split(_ANSWER_FORM.sub("", text), maxsplit=1)[0]
+    return _SIGNS.sub(" ", asked.lower()).strip() or text
 
 
 @lru_cache(maxsize=1 << 16)

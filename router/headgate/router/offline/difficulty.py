@@ -131,7 +131,7 @@ class Known:
     _priors: dict[tuple[int, ...], Prior] = field(default_factory=dict)
 
     def fit(self, *left_out: int) -> Difficulty:
-        """Difficulty that knows nothing of the folds `left_out`; other rows are read without their own.
+        """Difficulty that knows no outcome of the folds `left_out`; other rows are read without their own.
 
         Rows of the folds before the last of several are not read at all, those of the last with what is
         served.

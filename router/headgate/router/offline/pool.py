@@ -55,7 +55,7 @@ def path(made: Choices, table: _Array) -> _Array:
 def bought(made: Choices, score: _Array, cost: _Array, budgets: _Array) -> _Array:
     """Mean quality at mean costs `budgets` (B,), between two λ by a mix of both.
 
-    A budget above what the curve ever spends buys what its end does.
+    A budget above what the curve ever spends buys what its dear end does, one below what its cheap end does.
     """
     spent, quality = path(made, cost), path(made, score)
     order = np.argsort(spent, kind="stable")

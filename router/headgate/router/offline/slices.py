@@ -1,8 +1,8 @@
 """Slices of the queries: how far calibration that is right overall is wrong inside of them.
 
 A tree reads the residuals of p_correct from the surface of the queries. What its leaves find on queries
-that it has not seen is a lower bound of the grouping loss (Perez-Lebel et al., ICLR 2023); moving p by the
-leaf's mean residual, shrunk, is what a calibrator for each slice would do.
+that it has not seen is a lower bound of calibration and grouping loss together (after Perez-Lebel et al.,
+ICLR 2023); moving p by the leaf's mean residual, shrunk, is what a calibrator for each slice would do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
-class Grouping:
+class Misfit:
     """Of one model."""
 
     loss: float
@@ -35,7 +35,7 @@ class Grouping:
     """Brier score with a calibrator for each slice minus the one without; below zero is better."""
 
 
-def grouping(outcomes: Outcomes, p: _Array, score: _Array, seed: int) -> Grouping:
+def misfit(outcomes: Outcomes, p: _Array, score: _Array, seed: int) -> Misfit:
     """Of predictions `p` (n,) of a quality `score` (n,) in [0, 1].
 
     The leaves come from one half of the queries and are measured on the other, both ways.
@@ -50,8 +50,9 @@ def grouping(outcomes: Outcomes, p: _Array, score: _Array, seed: int) -> Groupin
         moved[asked] = _means(of_learnt, (score - p)[learnt], SHRINKAGE)[of_asked]
         losses.append(_loss(of_asked, (score - p)[asked]))
     change = (np.clip(p + moved, 0, 1) - score) ** 2 - (p - score) ** 2
-    return Grouping(
-        float(np.mean(losses)), curve.interval(lambda rows: float(change[rows].mean()), len(p), seed)
+    return Misfit(
+        max(0.0, float(np.mean(losses))),
+        curve.interval(lambda rows: float(change[rows].mean()), len(p), seed),
     )
 
 
@@ -75,4 +76,4 @@ def _loss(leaves: _Rows, residual: _Array) -> float:
     counts = np.maximum(np.bincount(leaves), 2)
     means = np.bincount(leaves, residual) / counts
     noise = (np.bincount(leaves, residual**2) / counts - means**2) / (counts - 1)
-    return max(0.0, float((counts * (means**2 - noise)).sum() / counts.sum()))
+    return float((counts * (means**2 - noise)).sum() / counts.sum())

@@ -3,7 +3,7 @@
 Two models, mixtral-8x7b-instruct-v0.1 and gpt-4-1106-preview, on MMLU without high-school mathematics (a
 label there is the format's and not the answer's) and on GSM8K with repaired labels. How hard a text is comes
 from MMLU-Pro, ZeroEval, LLMRouter and GPT-3's GSM8K, other models all of them. A fifth of the question stems
-makes the certificates, and no part of it, in any source, has taught anything.
+makes the certificates, and no outcome of them, in any source, has taught anything.
 """
 
 from __future__ import annotations

@@ -118,6 +118,8 @@ def told(certificates: Sequence[Certificate], risk_target: float, statement: Sta
     for one in certificates:
         out.print(f"certified on {one.n:,} queries: {_said(one)} (up to λ = {one.lam:.4g})")
     if certificates:
+        if certificates[0].slices:
+            out.print(f"the kinds: {', '.join(certificates[0].slices)}")
         out.print(_ASSUMED)
     if not any(one.risk_target <= risk_target for one in certificates):
         out.print(
@@ -130,11 +132,11 @@ def foretold(more: Sequence[Outlook], level: float, reference: str, out: Console
     """What more labels would buy."""
     if not more:
         return
-    table = Table("labelled queries", f"answered without {reference}", "cost, always using it = 100 %")
+    table = Table("queries to certify on", f"answered without {reference}", "cost, always using it = 100 %")
     for one in more:
         table.add_row(f"{one.labels:,}", f"{one.away:.0%}", f"{one.cost:.0%}")
     out.print(
-        f"What more labels would buy at a risk target of {percent(level)}, if they lose as often as these do:"
+        f"About what more labels would buy at a risk target of {percent(level)}, if they lose as often:"
     )
     out.print(table)
 

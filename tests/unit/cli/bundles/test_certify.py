@@ -32,7 +32,7 @@ def test_new_labels_give_new_certificates_to_the_same_policy(run: Run, made: Pat
     assert {round(one.confidence, 6) for one in new.certificates} == {0.9}
     assert "lose quality against always using big" in err
     assert "exchangeable" in err, "what it assumes is said with it"
-    assert "What more labels would buy at a risk target of" in err
+    assert "About what more labels would buy at a risk target of" in err
     assert "wrote b.bundle" in err
 
 
@@ -43,6 +43,29 @@ def test_without_out_the_bundle_is_replaced(run: Run, made: Path, labels: Path, 
     expires = {one.expires for one in bundles.load(mine.read_bytes()).certificates}
     assert expires == {4_070_908_800.0}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "mine.bundle"]
+
+
+def test_a_promise_by_slice_names_the_kinds(run: Run, made: Path, tmp_path: Path) -> None:
+    told = planted(79, 900)
+    (tmp_path / "kinds").mkdir()
+    write(tmp_path / "kinds", told)
+    arguments = ("--bundle", made, "--outcomes", tmp_path / "kinds", "--by-slice", "--out", "b.bundle")
+    code, _, err = run("certify", *arguments)
+    assert code == 1
+    assert "has no subject" in err
+    queries = tmp_path / "kinds/queries.csv"
+    head, *rows = queries.read_text().splitlines()
+    kinds = ["name" if '"name' in row or ",name" in row else "sums" for row in rows]
+    queries.write_text(
+        "\n".join([f"{head},subject", *(f"{row},{kind}" for row, kind in zip(rows, kinds, strict=True))])
+    )
+    code, _, err = run("certify", *arguments)
+    assert code == 0
+    assert "of each of 2 kinds" in err
+    assert "the kinds: name, sums" in err
+    found = bundles.load(Path("b.bundle").read_bytes()).certificates
+    assert {one.slices for one in found} == {("name", "sums")}
+    assert all(one.id.startswith("regret-by-slice-") for one in found)
 
 
 def test_labels_that_support_nothing_leave_the_bundle_as_it_was(run: Run, made: Path, tmp_path: Path) -> None:

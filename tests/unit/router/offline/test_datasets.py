@@ -142,6 +142,8 @@ def test_subjects_follow_their_rows_and_are_empty_where_unknown() -> None:
 @pytest.mark.parametrize(
     ("text", "stem"),
     [
+        ("How much is 2 + 2?\nPut your final answer in \\boxed{...}.", "how much is 2 2"),
+        ("Fill in \\boxed{x} = 3.\nWhat is x?", "fill in boxed x 3 what is x"),
         ("What is  2+2?", "what is 2 2"),
         ("Which one?\nA. this\nB. that\nAnswer:", "which one"),
         ("Which one?\n(A) this\n(B) that", "which one"),
