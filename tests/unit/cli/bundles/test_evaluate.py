@@ -111,6 +111,13 @@ def test_other_folds_than_those_of_the_difficulty_are_refused(run: Run, folder: 
     assert "--no-share" in err
 
 
+def test_a_source_that_is_to_be_left_out_must_be_there(run: Run, folder: Path) -> None:
+    """Or a misspelt one would go on teaching."""
+    code, _, err = run("evaluate", "--outcomes", folder, *PAIR, "--leave-out", "mmlu-pro")
+    assert code == 1
+    assert "has no source 'mmlu-pro'" in err
+
+
 def test_a_model_that_nobody_knows_is_named_with_its_nearest(run: Run, folder: Path) -> None:
     code, _, err = run("evaluate", "--outcomes", folder, "--small", "tinny", "--large", "big")
     assert code == 1
