@@ -280,7 +280,8 @@ def calibrated(bundle: Bundle, fresh: Outcomes) -> str:
         found = slices.misfit(fresh, p, score, SEED)
         change = found.brier_change
         rows.append([
-            name, f"{score.mean():.3f}", f"{expected_calibration_error(p, score):.3f}", f"{brier(p, score):.3f}",
+            name, f"{score.mean():.3f}", f"{expected_calibration_error(p, score):.3f}", f"{_by_chance(p):.3f}",
+            f"{brier(p, score):.3f}",
             f"{curve.auc(p, score >= 0.5):.3f}", f"{found.loss:.4f}",
             f"{change.value:+.5f} [{change.low:+.5f}, {change.high:+.5f}]",
         ])  # fmt: skip
@@ -288,6 +289,7 @@ def calibrated(bundle: Bundle, fresh: Outcomes) -> str:
         "model",
         "right",
         "ECE",
+        "by chance",
         "Brier",
         "AUC",
         "loss inside slices",
@@ -296,9 +298,16 @@ def calibrated(bundle: Bundle, fresh: Outcomes) -> str:
     return (
         f"n = {len(fresh):,}. The loss inside slices is the squared residual that a tree of the queries' surface and p still finds, grown on "
         "one half of them and measured on the other: a lower bound of calibration and grouping loss together (after Perez-Lebel et al. "
-        "2023). ECE at this n is .02 to .03 even for perfect predictions. The last column mends it: the mean residual of "
+        "2023). `by chance` is the mean ECE that labels drawn from these very predictions would have. The last column mends it: the mean residual of "
         f"each leaf, shrunk, on the other half; below zero is better.\n\n{_table(head, rows)}"
     )
+
+
+def _by_chance(p: np.ndarray[Any, Any]) -> float:
+    """Mean ECE of predictions that are right about themselves, at this n."""
+    rng = np.random.default_rng(SEED)
+    drawn = [(rng.random(len(p)) < p).astype(np.float64) for _ in range(ROUNDS)]
+    return float(np.mean([expected_calibration_error(p, score) for score in drawn]))
 
 
 def out_of_distribution(bundle: Bundle, fresh: Outcomes) -> str:
