@@ -182,7 +182,7 @@ async def test_a_worker_shows_its_tasks_leaves_no_core_and_says_when_it_is_block
     async with worker(tmp_path, BUILTIN) as one:
         _leaves_no_core(one.process.pid)
         one.process.send_signal(signal.SIGUSR1)
-        await eventually(lambda: _shown(one.log, "__main__.py:"))
+        await eventually(lambda: _shown(one.log, "process.py:"))
         await asyncio.to_thread(_blocks, one.process.pid)
         await eventually(lambda: BLOCKED in one.log.read_text())
         assert await one.stub.DescribeModel(worker_pb2.DescribeModelRequest(), timeout=10)
