@@ -66,7 +66,7 @@ results: $(VENV)/test.stamp ## Measure the shipped pair and bundle, and write do
 brain: $(VENV)/test.stamp ## Measure the brain beside other routers, and write docs/reference/brain.md; needs ../shared/data
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.brain
 
-pools: $(VENV)/test.stamp ## Draw the curves of pools of many models, and write docs/reference/pools.md
+pools: $(VENV)/test.stamp ## Draw the curves of pools of many models, and write docs/reference/pools.md; needs ../shared/data
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pools
 
 pairs: $(VENV)/test.stamp ## Tell eight pairs of real models fold by fold, and write docs/reference/results.md (an hour)

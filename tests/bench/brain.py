@@ -30,8 +30,9 @@ from headgate.router.offline.datasets import Outcomes
 from headgate.router.offline.text_bundle import LARGE, SEED, SMALL
 from headgate.router.types import Model, Objective, Pool, Price, Query
 from headgate.worker.backends.builtin.worksheets import batch
+from tests.bench.pairs import DATA, table
+from tests.quality.test_out_of_distribution import FOREIGN
 
-DATA = Path("../shared/data")
 PAGE = Path("docs/reference/brain.md")
 SHIPPED = Path("services/headgate/gateway/bundles/text.bundle")
 LENGTHS = (17, 62, 254)
@@ -49,9 +50,9 @@ def main() -> int:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     bundle = bundles.load(SHIPPED.read_bytes())
-    table = text_bundle.outcomes(DATA)
-    kept = datasets.folds(table, SEED, build.FOLDS) == 0
-    learnt, fresh = (table.take(np.flatnonzero(rows)) for rows in (~kept, kept))
+    outcomes = text_bundle.outcomes(DATA)
+    kept = datasets.folds(outcomes, SEED, build.FOLDS) == 0
+    learnt, fresh = (outcomes.take(np.flatnonzero(rows)) for rows in (~kept, kept))
     PAGE.write_text(page(bundle, learnt, fresh))
     return 0
 
@@ -127,7 +128,7 @@ def speed(bundle: Bundle, learnt: Outcomes, fresh: Outcomes) -> str:
         rows.append([name, *cells, ", ".join(f"{ours[n] / np.median(taken[name, n]):.2f}" for n in LENGTHS)])
     flat = f"Flat in length: {LENGTHS[-1]} tokens take {ours[LENGTHS[-1]] / ours[LENGTHS[0]]:.2f}× of {LENGTHS[0]} tokens."
     head = ("router", *(f"{n} tokens, µs" for n in LENGTHS), "Headgate / it")
-    return f"{_table(head, rows)}\n\n{flat}"
+    return f"{table(head, rows)}\n\n{flat}"
 
 
 def _headgate(bundle: Bundle) -> Router:
@@ -180,7 +181,8 @@ def _semantic(learnt: Outcomes) -> Router:
     routes = [
         Route(name=f"route {n}", utterances=list(learnt.texts[20 * n : 20 * n + 20])) for n in range(10)
     ]
-    return IndexedRouter(encoder=Stub(name="stub"), routes=routes)
+    router: Router = IndexedRouter(encoder=Stub(name="stub"), routes=routes)
+    return router
 
 
 def _minilm(learnt: Outcomes) -> Router:
@@ -230,7 +232,7 @@ def weight(bundle: Bundle, fresh: Outcomes) -> str:
         ["loading the bundle, golden vectors included", "≤ 1 s", f"{found['load_s']:.3f} s"],
         ["size of the file", "≤ 12 MB", f"{SHIPPED.stat().st_size / 1e6:.2f} MB"],
     ]
-    return _table(("what", "wanted", "reached"), rows)
+    return table(("what", "wanted", "reached"), rows)
 
 
 def _one_by_one_and_together(bundle: Bundle, texts: Sequence[str]) -> tuple[float, float]:
@@ -299,7 +301,7 @@ def calibrated(bundle: Bundle, fresh: Outcomes) -> str:
         f"n = {len(fresh):,}. The loss inside slices is the squared residual that a tree of the queries' surface and p still finds, grown on "
         "one half of them and measured on the other: a lower bound of calibration and grouping loss together (after Perez-Lebel et al. "
         "2023). `by chance` is the mean ECE that labels drawn from these very predictions would have. The last column mends it: the mean residual of "
-        f"each leaf, shrunk, on the other half; below zero is better.\n\n{_table(head, rows)}"
+        f"each leaf, shrunk, on the other half; below zero is better.\n\n{table(head, rows)}"
     )
 
 
@@ -312,8 +314,6 @@ def _by_chance(p: np.ndarray[Any, Any]) -> float:
 
 def out_of_distribution(bundle: Bundle, fresh: Outcomes) -> str:
     """One row for each kind of query."""
-    from tests.quality.test_out_of_distribution import FOREIGN
-
     code = formats.read(DATA, source="llmrouter", datasets=["llmrouter-human_eval"]).texts
     worksheets = [one.question for one in batch(SEED, 300)]
     own = _strangeness(bundle, fresh.texts)
@@ -324,19 +324,14 @@ def out_of_distribution(bundle: Bundle, fresh: Outcomes) -> str:
         both = np.concatenate((strange, own))
         auroc = curve.auc(both, np.arange(len(both)) < len(strange))
         rows.append([kind, f"{len(strange):,}", f"{auroc:.3f}", f"{(strange > limit).mean():.1%}"])
-    return _table(
+    return table(
         ("queries", "n", "AUROC (wanted ≥ 0.85)", "above the bundle's limit: to the reference"), rows
     )
 
 
 def _strangeness(bundle: Bundle, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-    read = (features.extract(Query(text, Objective(risk_target=0.5))) for text in texts)
-    known = bundle.contents.familiarity
-    return np.array([known.out_of_distribution(one.surface, one.contexts) for one in read])
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
+    read = features.extract_all([Query(text, Objective(risk_target=0.5)) for text in texts])
+    return bundle.contents.familiarity.out_of_distribution_all(read)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from headgate.router.offline.crossval import Told
 from headgate.router.offline.datasets import Listed, Outcomes
 from headgate.router.offline.train import Recipe
 from headgate.router.policy import SETTLED
+from tests.bench.pairs import DATA, table
 
-DATA = Path("../shared/data")
 PAGE = Path("docs/reference/pools.md")
 PICTURE = PAGE.with_suffix(".png")
 SEED = 1
@@ -97,7 +97,7 @@ class Measured:
         """(n, M), known before any answer."""
         return self.told.expected.relative_cost
 
-    def choices(self, p: _Array) -> pool.Choices:
+    def choices(self, p: _Array) -> NDArray[np.intp]:
         """By the rule, for anyone's p_correct."""
         return pool.choices(p, self.expected_cost)
 
@@ -113,14 +113,14 @@ def main() -> int:
 def measure(case: Case) -> Measured:
     """Five folds, seed 1, all other models' outcomes as difficulty."""
     print(f"{case.name} …", file=sys.stderr, flush=True)
-    table = formats.read(DATA, source=case.source, models=list(case.priced))
-    table = _with_tokens(table, case.source)
+    read = formats.read(DATA, source=case.source, models=list(case.priced))
+    outcomes = _with_tokens(read, case.source)
     listed = datasets.read_prices(DATA / "prices.csv")
     prices = {name: Listed(listed[entry].price, "") for name, entry in case.priced.items()}
     plan = Plan(case.reference, prices, Recipe(seed=SEED))
-    sharing = difficulty.known(DATA, table.models, SEED, build.FOLDS).fit
-    told = crossval.cross_validate(table, plan, build.FOLDS, None, sharing, _say)
-    bundle = build.loaded(build.build(table, plan, sharing))
+    sharing = difficulty.known(DATA, outcomes.models, SEED, build.FOLDS).fit
+    told = crossval.cross_validate(outcomes, plan, build.FOLDS, None, sharing, _say)
+    bundle = build.loaded(build.build(outcomes, plan, sharing))
     return Measured(case, told, bundle, _cost(told, bundle))
 
 
@@ -174,7 +174,7 @@ def page(found: Sequence[Measured]) -> str:
 def _told(one: Measured) -> Iterator[str]:
     score, expected = one.told.outcomes.score, one.told.expected
     yield f"## {one.case.name}"
-    yield _table(
+    yield table(
         ("model", "price entry", "$ / M in, out", "quality", "cost"),
         [
             [
@@ -197,7 +197,7 @@ def _told(one: Measured) -> Iterator[str]:
         if name in ("TF-IDF kNN", "TF-IDF + LR")
     }
     yield f"Quality at equal mean cost, n = {len(score):,}, and how far ahead of a rival it is:"
-    yield _table(
+    yield table(
         ("mean cost", "Headgate", "oracle", *(f"ahead of {name}" for name in ahead)),
         [
             [f"{step:.2f}", f"{quality:.3f}", f"{best:.3f}",
@@ -265,10 +265,6 @@ def _panel(panel: Any, one: Measured) -> None:
     panel.grid(color="#e6e6e6")
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, loc="lower right")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def fixed_sequence(
     ValueError if losses are not of the test's kind, or a level of a betting test is not between 0 and 1.
     """
     _check(losses, test)
-    share = (delta / 2 if window else delta) / len(levels)
+    share = _share(levels, delta, window)
     found = [
         _certified(losses, level, int(passed), share, test)
         for level, passed in zip(levels, _walks(losses, levels, share, window, delta / 2, test), strict=True)
@@ -160,9 +160,14 @@ def reach(
     """
     if not len(losses):
         return 0
-    share = (delta / 2 if window else delta) / len(levels)
+    share = _share(levels, delta, window)
     rate = sustainable_rate(level, window, delta / 2) if window else level
     return _walk(np.floor(losses.mean(axis=0) * n + _ROUNDING), n, rate, share)
+
+
+def _share(levels: Sequence[float], delta: float, window: int) -> float:
+    """Of δ, for the test of one level."""
+    return (delta / 2 if window else delta) / len(levels)
 
 
 def sustainable_rate(level: float, window: int, delta: float) -> float:

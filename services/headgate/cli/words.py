@@ -32,7 +32,7 @@ def promise(
     """What a certificate says, without the dot."""
     requests, share = f"{window:,} requests" if window else "requests", percent(risk_target)
     if slices:
-        requests = f"{requests} of each of {len(slices):,} kinds"
+        requests = f"{requests} of each kind ({len(slices):,} in all)"
     sure, against = f"With {percent(confidence)} confidence", f"always using {reference}"
     if loss == "net":
         return f"{sure}, the mean quality of {requests} is at most {share} below {against}"

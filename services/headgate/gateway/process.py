@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
-import os
 import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
-from headgate.adapters import diagnosis, logs, settings
+from headgate.adapters import diagnosis, logs, serving, settings
 from headgate.adapters.config import Config, is_loopback
 from headgate.adapters.redis_client import is_url
 from headgate.adapters.settings import ConfigError
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         sources = _sources(flags, environ)
         logs.setup(sources.loaded.config.log_level)
-        _run(_serve(sources, flags, environ))
+        serving.run(_serve(sources, flags, environ))
     except (ConfigError, PortTakenError, PortInUseError, BundleError) as error:
         print(f"headgate gateway: {error}", file=sys.stderr)
         return 1
@@ -99,16 +97,6 @@ def _redis_url(config: Config, environ: Mapping[str, str]) -> str | None:
     return url
 
 
-def _run(serving: Coroutine[None, None, None]) -> None:
-    """On uvloop where it is installed: it saves a tenth of the CPU of a call."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        asyncio.run(serving)
-    else:
-        uvloop.run(serving)
-
-
 async def _serve(sources: Sources, flags: argparse.Namespace, environ: Mapping[str, str]) -> None:
     diagnosis.show_tasks_on_signal()
     stop = asyncio.Event()
@@ -126,15 +114,8 @@ async def _serve(sources: Sources, flags: argparse.Namespace, environ: Mapping[s
     gc.enable()
     _LOG.info("serving", **addresses, open=sources.loaded.config.gateway.open)
     if flags.ready_file is not None:
-        _announce(flags.ready_file, addresses)
+        serving.announce(flags.ready_file, addresses)
     await stop.wait()
     _LOG.info("draining")
     await gateway.drain()
     _LOG.info("stopped")
-
-
-def _announce(ready_file: Path, addresses: Mapping[str, str]) -> None:
-    """Writes the ready file in one step, so that nobody reads half of it."""
-    draft = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
-    draft.write_text(json.dumps(addresses) + "\n", encoding="utf-8")
-    draft.replace(ready_file)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
-from headgate.adapters import diagnosis, logs, settings
+from headgate.adapters import diagnosis, logs, serving, settings
 from headgate.adapters.config import Config, ModelConfig
 from headgate.worker.backends import registry
 from headgate.worker.backends.base import Backend, BackendSettings, NotLoadableError, Price
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         model = _model(config, flags.model)
         backend = registry.find(model.backend)(_backend_settings(model, environ))
         logs.setup(config.log_level)
-        _run(_serve(_server_settings(config, flags), backend, flags.ready_file))
+        serving.run(_serve(_server_settings(config, flags), backend, flags.ready_file))
     except (settings.ConfigError, NotLoadableError, PortTakenError) as error:
         print(f"headgate worker {flags.model}: {error}", file=sys.stderr)
         return 1
@@ -81,16 +79,6 @@ def _server_settings(config: Config, flags: argparse.Namespace) -> ServerSetting
     )
 
 
-def _run(serving: Coroutine[None, None, None]) -> None:
-    """On uvloop where it is installed: it saves a tenth of the CPU of a call."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        asyncio.run(serving)
-    else:
-        uvloop.run(serving)
-
-
 async def _serve(server_settings: ServerSettings, backend: Backend, ready_file: Path | None) -> None:
     diagnosis.show_tasks_on_signal()
     stop = asyncio.Event()
@@ -102,17 +90,10 @@ async def _serve(server_settings: ServerSettings, backend: Backend, ready_file: 
         listen = await server.start()
         _LOG.info("serving", model=server_settings.model, listen=listen, version=backend.describe().version)
         if ready_file is not None:
-            _announce(ready_file, listen)
+            serving.announce(ready_file, {"listen": listen})
         await stop.wait()
         _LOG.info("draining", model=server_settings.model)
         await server.drain()
     finally:
         await backend.close()
     _LOG.info("stopped", model=server_settings.model)
-
-
-def _announce(ready_file: Path, listen: str) -> None:
-    """Writes the ready file in one step, so that nobody reads half of it."""
-    draft = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"listen": listen}) + "\n", encoding="utf-8")
-    draft.replace(ready_file)

@@ -82,6 +82,6 @@ def test_a_decision_as_json():
 def test_a_certificate_by_slice_says_so() -> None:
     said = words.promise("regret", 0.95, 0.05, 300, "large", ("law", "maths"))
     assert said == (
-        "With 95 % confidence, at most 5 % of 300 requests of each of 2 kinds lose quality against always "
-        "using large"
+        "With 95 % confidence, at most 5 % of 300 requests of each kind (2 in all) lose quality against "
+        "always using large"
     )

@@ -143,8 +143,7 @@ def _cross_fitted(
             told.tokens,
         )
         known = _familiarity(rest)
-        read_out = [outcomes.features[row] for row in rows]
-        strange[rows] = [known.out_of_distribution(one.surface, one.contexts) for one in read_out]
+        strange[rows] = known.out_of_distribution_all(features.pack([outcomes.features[row] for row in rows]))
     return heads, strange
 
 

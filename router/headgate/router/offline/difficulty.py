@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from headgate.router.features import SCHEMA
 from headgate.router.offline import formats, glm
-from headgate.router.offline.datasets import DataError, Outcomes
+from headgate.router.offline.datasets import DataError, Outcomes, unknown
 from headgate.router.offline.datasets import folds as fold_of
 from headgate.router.offline.terms import Terms
 
@@ -179,9 +179,16 @@ class Known:
         return self._fitted[left_out]
 
 
-def known(folder: Path, models: Container[str], seed: int, folds: int, sources: Container[str] = ()) -> Known:
-    """What a folder of outcomes knows without these models and sources, in the folds of `datasets.folds`."""
-    names = [name for name in formats.sources(folder) if name not in sources]
+def known(folder: Path, models: Container[str], seed: int, folds: int, sources: Sequence[str] = ()) -> Known:
+    """What a folder of outcomes knows without these models and sources, in the folds of `datasets.folds`.
+
+    DataError if it has no such source: one that is misspelt would go on teaching.
+    """
+    there = formats.sources(folder)
+    for name in sources:
+        if name not in there:
+            raise unknown(str(folder), "source", name, there)
+    names = [name for name in there if name not in sources]
     tables = [table for name in names if (table := _answered(folder, name, models)) is not None]
     return Known(tables, [fold_of(table, seed, folds) for table in tables])
 

@@ -7,8 +7,6 @@ can buy to that of the cheapest model; what is bought on the way is the curve.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,23 +21,12 @@ _Array = NDArray[np.float64]
 _Rows = NDArray[np.intp]
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What every λ chose: index of the model, (n, L), with the λ (L,), rising."""
+def choices(value: _Array, cost: _Array) -> _Rows:
+    """Index of the model that each of LAMBDAS chooses, (n, L); `value` and `cost` are (n, M).
 
-    lambdas: _Array
-    chosen: _Rows
-
-    def take(self, rows: _Rows) -> Choices:
-        """Of the given queries."""
-        return Choices(self.lambdas, self.chosen[rows])
-
-
-def choices(value: _Array, cost: _Array) -> Choices:
-    """By the rule; `value` and `cost` are (n, M), and of equal ones the cheaper wins."""
-    lambdas = np.array(LAMBDAS)
-    chosen = np.stack([_best(value - lam * cost, cost) for lam in lambdas], axis=1)
-    return Choices(lambdas, chosen)
+    Of equal models the cheaper wins.
+    """
+    return np.stack([_best(value - lam * cost, cost) for lam in LAMBDAS], axis=1)
 
 
 def _best(values: _Array, cost: _Array) -> _Rows:
@@ -47,12 +34,12 @@ def _best(values: _Array, cost: _Array) -> _Rows:
     return np.asarray(np.where(best, cost, np.inf).argmin(axis=1))
 
 
-def path(made: Choices, table: _Array) -> _Array:
+def path(made: _Rows, table: _Array) -> _Array:
     """Mean over the queries of a table (n, M) under every λ, (L,)."""
-    return np.asarray(np.take_along_axis(table, made.chosen, axis=1).mean(axis=0))
+    return np.asarray(np.take_along_axis(table, made, axis=1).mean(axis=0))
 
 
-def bought(made: Choices, score: _Array, cost: _Array, budgets: _Array) -> _Array:
+def bought(made: _Rows, score: _Array, cost: _Array, budgets: _Array) -> _Array:
     """Mean quality at mean costs `budgets` (B,), between two λ by a mix of both.
 
     A budget above what the curve ever spends buys what its dear end does, one below what its cheap end does.
@@ -68,13 +55,13 @@ def budgets(cost: _Array) -> _Array:
     return np.linspace(means.min(), means.max(), PLACES)
 
 
-def ahead(ours: Choices, theirs: Choices, score: _Array, cost: _Array, seed: int) -> list[Interval]:
+def ahead(ours: _Rows, theirs: _Rows, score: _Array, cost: _Array, seed: int) -> list[Interval]:
     """Quality of ours minus theirs at every one of the budgets, the same queries drawn for both."""
     steps, n = budgets(cost), len(score)
     draws = np.random.default_rng(seed).integers(0, n, (curve.DRAWS // 2, n))
 
     def difference(rows: _Rows) -> _Array:
-        drawn = [bought(one.take(rows), score[rows], cost[rows], steps) for one in (ours, theirs)]
+        drawn = [bought(one[rows], score[rows], cost[rows], steps) for one in (ours, theirs)]
         return drawn[0] - drawn[1]
 
     drawn = np.stack([difference(rows) for rows in draws])

@@ -61,7 +61,7 @@ def test_a_promise_by_slice_names_the_kinds(run: Run, made: Path, tmp_path: Path
     )
     code, _, err = run("certify", *arguments)
     assert code == 0
-    assert "of each of 2 kinds" in err
+    assert "of each kind (2 in all)" in err
     assert "the kinds: name, sums" in err
     found = bundles.load(Path("b.bundle").read_bytes()).certificates
     assert {one.slices for one in found} == {("name", "sums")}
