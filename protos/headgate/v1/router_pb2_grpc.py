@@ -81,7 +81,9 @@ class RouterServiceServicer(object):
 
     def Generate(self, request, context):
         """Answers a query and says how it was decided. NOT_FOUND if a pinned model is not in the pool; PERMISSION_DENIED
-        if the tenant may not use it; FAILED_PRECONDITION if no certificate meets the policy_override.
+        if the tenant may not use it; FAILED_PRECONDITION if no certificate meets the policy_override, or if no model
+        has the required capabilities. A model that is likely to miss the caller's deadline is not chosen while another
+        is not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +97,7 @@ class RouterServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Route(self, request, context):
-        """Decides without calling any model. Free of charge.
+        """Decides without calling any model. Free of charge. Its own deadline is not the answer's: no model is too slow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

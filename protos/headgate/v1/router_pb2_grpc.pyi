@@ -144,14 +144,16 @@ class RouterServiceStub(typing.Generic[_RouterServiceGenerateType, _RouterServic
 
     Generate: _RouterServiceGenerateType
     """Answers a query and says how it was decided. NOT_FOUND if a pinned model is not in the pool; PERMISSION_DENIED
-    if the tenant may not use it; FAILED_PRECONDITION if no certificate meets the policy_override.
+    if the tenant may not use it; FAILED_PRECONDITION if no certificate meets the policy_override, or if no model
+    has the required capabilities. A model that is likely to miss the caller's deadline is not chosen while another
+    is not.
     """
 
     StreamGenerate: _RouterServiceStreamGenerateType
     """As Generate, token by token. The decision comes first; the stream always ends with `finished` or `error`."""
 
     Route: _RouterServiceRouteType
-    """Decides without calling any model. Free of charge."""
+    """Decides without calling any model. Free of charge. Its own deadline is not the answer's: no model is too slow."""
 
     RecordOutcome: _RouterServiceRecordOutcomeType
     """Tells how good an answer was. Training and certificates read it. UNAVAILABLE if the ledger cannot be written."""
@@ -195,7 +197,9 @@ class RouterServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[headgate.v1.router_pb2.GenerateResponse, collections.abc.Awaitable[headgate.v1.router_pb2.GenerateResponse]]:
         """Answers a query and says how it was decided. NOT_FOUND if a pinned model is not in the pool; PERMISSION_DENIED
-        if the tenant may not use it; FAILED_PRECONDITION if no certificate meets the policy_override.
+        if the tenant may not use it; FAILED_PRECONDITION if no certificate meets the policy_override, or if no model
+        has the required capabilities. A model that is likely to miss the caller's deadline is not chosen while another
+        is not.
         """
 
     @abc.abstractmethod
@@ -212,7 +216,7 @@ class RouterServiceServicer(metaclass=abc.ABCMeta):
         request: headgate.v1.router_pb2.RouteRequest,
         context: _ServicerContext,
     ) -> typing.Union[headgate.v1.router_pb2.RouteResponse, collections.abc.Awaitable[headgate.v1.router_pb2.RouteResponse]]:
-        """Decides without calling any model. Free of charge."""
+        """Decides without calling any model. Free of charge. Its own deadline is not the answer's: no model is too slow."""
 
     @abc.abstractmethod
     def RecordOutcome(

@@ -105,7 +105,7 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     REASON_SESSION: _Reason.ValueType  # 6
     """The session already uses this model."""
     REASON_ONLY_ELIGIBLE: _Reason.ValueType  # 7
-    """Only this model met the query's constraints (context length, allowed models)."""
+    """Only this model met the query's constraints (allowed models, capabilities, context length, deadline)."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a decision chose its model."""
@@ -125,7 +125,7 @@ REASON_BRAIN_FAILED: Reason.ValueType  # 5
 REASON_SESSION: Reason.ValueType  # 6
 """The session already uses this model."""
 REASON_ONLY_ELIGIBLE: Reason.ValueType  # 7
-"""Only this model met the query's constraints (context length, allowed models)."""
+"""Only this model met the query's constraints (allowed models, capabilities, context length, deadline)."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 class _CacheStatus:
@@ -338,6 +338,7 @@ class Query(google.protobuf.message.Message):
     POLICY_OVERRIDE_FIELD_NUMBER: builtins.int
     SESSION_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
+    REQUIRED_CAPABILITIES_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Names this request: records, outcomes and logs carry it. 1 to 128 characters of [A-Za-z0-9._:-]. Empty means
     that the gateway makes one.
@@ -366,6 +367,13 @@ class Query(google.protobuf.message.Message):
         values of at most 256.
         """
 
+    @property
+    def required_capabilities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Only a model with all of these capabilities may answer, such as `vision` or `german`: tags that the operator or the
+        backend gives a model. At most 16, each of 1 to 64 characters of [a-z0-9._-]. FAILED_PRECONDITION if no model of
+        the pool has them.
+        """
+
     def __init__(
         self,
         *,
@@ -376,9 +384,10 @@ class Query(google.protobuf.message.Message):
         policy_override: Global___PolicyOverride | None = ...,
         session: builtins.str = ...,
         metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        required_capabilities: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["policy_override", b"policy_override", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["messages", b"messages", "metadata", b"metadata", "model", b"model", "policy_override", b"policy_override", "request_id", b"request_id", "sampling", b"sampling", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["messages", b"messages", "metadata", b"metadata", "model", b"model", "policy_override", b"policy_override", "request_id", b"request_id", "required_capabilities", b"required_capabilities", "sampling", b"sampling", "session", b"session"]) -> None: ...
 
 Global___Query: typing_extensions.TypeAlias = Query
 

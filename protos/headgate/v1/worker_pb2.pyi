@@ -187,7 +187,7 @@ class DescribeModelResponse(google.protobuf.message.Message):
     """Answers it works on at the same time."""
     @property
     def capabilities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What the model can do beyond text. Empty means text only."""
+        """What the model can do beyond text: tags that a query may require. Empty means text only."""
 
     @property
     def price(self) -> headgate.v1.types_pb2.Price:

@@ -1,7 +1,8 @@
 """One decision, from a query to a model: read this file first.
 
     1. A pinned model is taken as it is.
-    2. Only models that may answer are eligible; a single one needs no policy.
+    2. Only models that may answer are eligible: allowed, capable, with room and time. A single one needs no
+       policy.
     3. The bundle estimates for each model how likely its answer is good, how sure that is, and what it costs.
     4. The objective names a certificate and its λ; the query must lie inside what was calibrated.
     5. The policy takes the model of highest value. Where it may not have it, the reference answers
@@ -13,6 +14,7 @@ covers it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,7 @@ from headgate.router.types import Certificate, Decision, Model, ModelEstimate, P
 
 _NOT_ALLOWED = "not allowed for this tenant"
 _TOO_LONG = "longer than the model's context"
+_TOO_SLOW = "likely to miss the deadline"
 
 
 @dataclass(slots=True)
@@ -153,23 +156,52 @@ def _safe(case: _Case, reason: Reason, why: str) -> Decision:
 def exclusions(query: Query, pool: Pool, bundle: Bundle | None) -> dict[str, str]:
     """Models that may not answer, each with the reason.
 
-    An allowed model needs room for the prompt and for `max_tokens`. Where none has as much, and for a pinned
-    one, room for the prompt is enough: an answer that fills the context ends there.
+    A model must be allowed and have the capabilities that are asked for, then room for the query, then time.
     """
-    barred = {
-        model.name: _NOT_ALLOWED
-        for model in pool.models
-        if query.allowed is not None and model.name not in query.allowed
-    }
+    barred = {model.name: why for model in pool.models if (why := _unfit(query, model))}
+    barred |= dict.fromkeys(_too_long(query, _left(pool, barred), bundle), _TOO_LONG)
+    return barred | dict.fromkeys(_too_slow(query, _left(pool, barred)), _TOO_SLOW)
+
+
+def _left(pool: Pool, barred: Mapping[str, str]) -> list[Model]:
+    return [model for model in pool.models if model.name not in barred]
+
+
+def _unfit(query: Query, model: Model) -> str:
+    """Why this model may not answer whatever the query's text is, or ""."""
+    if query.allowed is not None and model.name not in query.allowed:
+        return _NOT_ALLOWED
+    missing = sorted(query.required_capabilities - model.capabilities)
+    return f"without the capability {', '.join(missing)}" if missing else ""
+
+
+def _too_long(query: Query, models: Sequence[Model], bundle: Bundle | None) -> list[str]:
+    """Models without room for the prompt and for `max_tokens`.
+
+    Where none has as much, and for a pinned one, room for the prompt is enough: an answer that fills the
+    context ends there.
+    """
     room = {
         model.name: model.context_tokens - _own_prompt_tokens(query, model, bundle)
-        for model in pool.models
-        if model.context_tokens and model.name not in barred
+        for model in models
+        if model.context_tokens
     }
     full = [name for name, left in room.items() if left < max(1, query.max_tokens)]
-    if query.pinned or len(barred) + len(full) == len(pool.models):
+    if query.pinned or len(full) == len(models):
         full = [name for name, left in room.items() if left < 1]
-    return {**barred, **dict.fromkeys(full, _TOO_LONG)}
+    return full
+
+
+def _too_slow(query: Query, models: Sequence[Model]) -> list[str]:
+    """Models that are likelier than not to miss the deadline.
+
+    Where all are, the quickest has the best chance and stays; a pinned one is the caller's own risk.
+    """
+    if query.pinned or query.seconds_left == math.inf:
+        return []
+    takes = {m.name: m.pace.expected_seconds(query.max_tokens) if m.pace else 0.0 for m in models}
+    quickest = min(takes, key=takes.__getitem__, default="")
+    return [name for name, taken in takes.items() if taken > query.seconds_left and name != quickest]
 
 
 def _own_prompt_tokens(query: Query, model: Model, bundle: Bundle | None) -> float:

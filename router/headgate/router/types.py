@@ -7,6 +7,7 @@ Money is int nano-dollars, probabilities lie in [0, 1], instants are POSIX secon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,6 +22,21 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How a model has been answering of late: medians, 0 or more."""
+
+    seconds: float
+    """From the call to the end of the answer."""
+    tokens: float
+
+    def expected_seconds(self, max_tokens: int) -> float:
+        """What an answer is likely to take, less where `max_tokens` cuts the usual one short; 0 does not."""
+        if 0 < max_tokens < self.tokens:
+            return self.seconds * max_tokens / self.tokens
+        return self.seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One entry of the pool."""
 
@@ -29,6 +45,10 @@ class Model:
     context_tokens: int = 0
     """Longest prompt and answer together; 0 means unknown, never excluded."""
     version: str = ""
+    capabilities: frozenset[str] = frozenset()
+    """What it can do beyond text, in the operator's words."""
+    pace: Pace | None = None
+    """None means unknown, never excluded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +109,10 @@ class Query:
     pinned: str = ""
     allowed: frozenset[str] | None = None
     """Models that the tenant may use; None means all."""
+    required_capabilities: frozenset[str] = frozenset()
+    """What the model that answers must be able to do."""
+    seconds_left: float = math.inf
+    """Until the caller's deadline."""
     session_model: str = ""
 
 

@@ -73,6 +73,13 @@ KeyId = Annotated[
     str,
     _matching(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "must be 1 to 64 letters, digits, dashes or underscores"),
 ]
+Capability = Annotated[
+    str,
+    _matching(
+        r"[a-z0-9][a-z0-9._-]{0,63}",
+        "must be 1 to 64 lower-case letters, digits, dots, dashes or underscores",
+    ),
+]
 IsoDate = Annotated[str, AfterValidator(_iso_date)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
@@ -106,6 +113,9 @@ class ModelConfig(Strict):
     """Fields that the upstream does not take: the openai backend never sends them, whatever a query asks."""
     price: PriceConfig | None = None
     """Empty: the backend's own price (builtin: measured; openai: the price table)."""
+    capabilities: tuple[Capability, ...] = Field(default=(), max_length=16)
+    """What it can do beyond text, in your own words, such as `vision` or `german`; added to what the backend
+    says of itself. Queries may require them: then only models that have them all may answer."""
     slots: int = Field(default=4, ge=1, le=1024)
     """Answers worked on at the same time. A few: what an engine or an account takes, its operator knows."""
     queue: int = Field(default=8, ge=0, le=4096)

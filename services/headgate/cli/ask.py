@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from headgate.cli.connect import AddressOption, KeyOption, RootOption, TimeoutOption, connected, worded
+from headgate.cli.connect import (
+    AddressOption,
+    KeyOption,
+    RequireOption,
+    RootOption,
+    TimeoutOption,
+    connected,
+    worded,
+)
 from headgate.cli.state import CommandError, State
 from headgate.cli.words import as_json, summary
 from headgate.client import Answer, AnswerStream
@@ -27,6 +35,7 @@ def ask(
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens; 0: the model's limit.")] = 0,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    require: RequireOption = None,
     as_object: Annotated[
         bool, typer.Option("--json", help="One JSON object with answer and decision.")
     ] = False,
@@ -46,6 +55,7 @@ def ask(
     state: State = context.obj
     text = _question(question)
     options = _options(model, risk_target, max_tokens, temperature)
+    options["required_capabilities"] = require or ()
     with (
         connected(state, address, key, root_certificate, timeout_s) as client,
         client.stream(text, **options) as stream,

@@ -26,6 +26,12 @@ RootOption = Annotated[
     Path | None,
     typer.Option(envvar="HEADGATE_ROOT_CERTIFICATE", help="PEM file to trust; the connection is TLS then."),
 ]
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require", help="A capability that the answering model must have, such as vision; may repeat."
+    ),
+]
 TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds until the call gives up.")]
 
 

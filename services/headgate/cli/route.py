@@ -9,7 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from headgate.cli.connect import AddressOption, KeyOption, RootOption, TimeoutOption, connected, worded
+from headgate.cli.connect import (
+    AddressOption,
+    KeyOption,
+    RequireOption,
+    RootOption,
+    TimeoutOption,
+    connected,
+    worded,
+)
 from headgate.cli.state import State
 from headgate.cli.words import as_json, certificate, dollars
 from headgate.client import Decision
@@ -25,6 +33,7 @@ def route(
     risk_target: Annotated[
         float | None, typer.Option(help="Share of requests that may lose quality.")
     ] = None,
+    require: RequireOption = None,
     as_object: Annotated[bool, typer.Option("--json", help="The decision as one JSON object.")] = False,
     address: AddressOption = None,
     key: KeyOption = "",
@@ -39,7 +48,9 @@ def route(
     """
     state: State = context.obj
     text = worded(question)
-    options: Options = {} if risk_target is None else {"risk_target": risk_target}
+    options: Options = {"required_capabilities": require or ()}
+    if risk_target is not None:
+        options["risk_target"] = risk_target
     with connected(state, address, key, root_certificate, timeout_s) as client:
         decision = client.route(text, **options)
     if as_object:

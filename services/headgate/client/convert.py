@@ -32,7 +32,7 @@ _SOURCES = {
     "check": router_pb2.OUTCOME_SOURCE_CHECK,
 }
 _SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
-_PLAIN = ("model", "session", "request_id", "metadata")
+_PLAIN = ("model", "session", "request_id", "metadata", "required_capabilities")
 _OBJECTIVES = ("risk_target", "budget_nanousd")
 
 

@@ -51,6 +51,8 @@ class Options(TypedDict, total=False):
     """1 to 128 of [A-Za-z0-9._:-]; made by the gateway when left out."""
     metadata: Mapping[str, str]
     """Labels for the record."""
+    required_capabilities: Sequence[str]
+    """Tags that the model which answers must have; at most 16."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ decide ─▶ answer cache ─▶ worker ─▶ Answer, or again, or another mod
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -140,7 +141,8 @@ class Conductor:
     async def route(self, arrival: Arrival, query: types_pb2.Query) -> types_pb2.Decision:
         """Decides and calls nobody. Raises what `answer` raises before it calls a worker."""
         journey = _journey(arrival, query)
-        _, command = await self._decide(journey)
+        # This call's own deadline is not that of the answer, which somebody may ask for later.
+        _, command = await self._decide(journey, math.inf)
         return self._decision(journey, command.model)
 
     async def answer(
@@ -168,7 +170,7 @@ class Conductor:
         return answer
 
     async def _answer(self, journey: Journey) -> router_pb2.GenerateResponse:
-        cascade, command = await self._decide(journey)
+        cascade, command = await self._decide(journey, journey.seconds_left())
         at = self._key(journey, command.model)
         kept = await self._look_up(journey, at)
         if journey.deliver is not None:
@@ -182,13 +184,14 @@ class Conductor:
             raise journey.failure or WorkerUnavailableError("no worker answered")
         return await self._finish(journey, last, at)
 
-    async def _decide(self, journey: Journey) -> tuple[Cascade, CallModel]:
+    async def _decide(self, journey: Journey, seconds_left: float) -> tuple[Cascade, CallModel]:
         pool = self._pool(journey)
         session = await self._sessions.model(journey.arrival.caller.tenant, journey.wire.session)
         if session is None:
             journey.degraded.add(types_pb2.DEGRADATION_CACHE)
         wanted = self._objective(journey)
-        query = convert.query(journey.wire, wanted, journey.arrival.caller.allowed, session or "")
+        allowed = journey.arrival.caller.allowed
+        query = convert.query(journey.wire, wanted, allowed, session or "", seconds_left)
         cascade, command = self._first_command(journey, query, pool)
         journey.decision = command.decision
         journey.model = command.model
@@ -370,6 +373,7 @@ class Conductor:
         """Adds an attempt; one that ended badly is charged for what it is seen to have used."""
         if usage is None:
             usage = _estimated(journey) if journey.text else types_pb2.Usage(estimated=True)
+        _tell_pace(worker, code, seconds, usage.completion_tokens)
         price = worker.model.price if worker.model else None
         cost = call_cost(price, usage.prompt_tokens, usage.completion_tokens) if price else 0
         attempt = types_pb2.Attempt(model=worker.name, code=code.value[0], usage=usage, cost_nanousd=cost)
@@ -487,6 +491,14 @@ def _estimated(journey: Journey) -> types_pb2.Usage:
     prompt = sum(estimate_tokens(convert.text(message)) for message in journey.wire.messages)
     written = estimate_tokens("".join(journey.text))
     return types_pb2.Usage(prompt_tokens=prompt, completion_tokens=written, estimated=True)
+
+
+def _tell_pace(worker: Worker, code: grpc.StatusCode, seconds: float, tokens: int) -> None:
+    """A failure says nothing of how long answers take; a caller that did not wait for one says something."""
+    if code is grpc.StatusCode.OK:
+        worker.pace.finished(seconds, tokens, time.monotonic())
+    elif code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        worker.pace.cut(seconds, tokens, time.monotonic())
 
 
 def _cancelled_from_outside() -> bool:

@@ -24,7 +24,11 @@ def objective(override: types_pb2.PolicyOverride) -> Objective:
 
 
 def query(
-    wire: types_pb2.Query, wanted: Objective, allowed: frozenset[str] | None, session_model: str
+    wire: types_pb2.Query,
+    wanted: Objective,
+    allowed: frozenset[str] | None,
+    session_model: str,
+    seconds_left: float,
 ) -> Query:
     """What the brain reads of a query."""
     *earlier, last = wire.messages
@@ -45,6 +49,8 @@ def query(
         pinned=wire.model,
         allowed=allowed,
         session_model=session_model,
+        required_capabilities=frozenset(wire.required_capabilities),
+        seconds_left=seconds_left,
     )
 
 

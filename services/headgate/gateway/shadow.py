@@ -145,9 +145,8 @@ class Shadow:
 
     def _others(self, answered: Answered) -> tuple[str, ...]:
         names = self.settings.models or tuple(worker.name for worker in self._workers)
-        allowed = answered.caller.allowed
         return tuple(
-            name for name in names if name != answered.model and (allowed is None or name in allowed)
+            name for name in names if name != answered.model and _may_answer(answered, self._workers[name])
         )
 
     def _begin(self, draw: _Draw) -> None:
@@ -308,6 +307,13 @@ def drawn(key: bytes, record_id: str, share: float) -> bool:
     """Whether this record is sampled. Who is drawn at a small share is drawn at a larger one too."""
     digest = hashlib.blake2b(record_id.encode(), key=key, digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _may_answer(answered: Answered, worker: Worker) -> bool:
+    """Whether the tenant may use the model, and it can do what the query requires."""
+    allowed, required = answered.caller.allowed, frozenset(answered.wire.required_capabilities)
+    capable = not required or (worker.model is not None and required <= worker.model.capabilities)
+    return capable and (allowed is None or worker.name in allowed)
 
 
 def _eligible(answered: Answered) -> bool:

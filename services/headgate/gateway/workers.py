@@ -8,6 +8,7 @@ is noticed sooner still: its channel watches its health and sends nothing more t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final, TypeAlias
 
@@ -18,6 +19,7 @@ import structlog
 from headgate.adapters import channels
 from headgate.adapters.breaker import Breaker
 from headgate.adapters.config import ModelConfig
+from headgate.gateway.pace import PaceMeter
 from headgate.gateway.retry_budget import RetryBudget
 from headgate.router.types import Model, Pool, Price
 from headgate.v1 import worker_pb2, worker_pb2_grpc
@@ -42,8 +44,10 @@ Call: TypeAlias = "grpc.aio.UnaryStreamCall[_Request, _Response]"
 class Worker:
     """One worker as the gateway sees it."""
 
-    def __init__(self, name: str, address: str, price: Price | None) -> None:
-        """`price` is the operator's; None means the worker's own."""
+    def __init__(
+        self, name: str, address: str, price: Price | None, capabilities: frozenset[str] = frozenset()
+    ) -> None:
+        """`price` is the operator's; None means the worker's own. `capabilities` add to the worker's own."""
         self.name = name
         self.address = address
         self.serving = False
@@ -53,10 +57,12 @@ class Worker:
         """As it described itself; None until it was reached."""
         self.breaker = Breaker()
         self.retries = RetryBudget()
+        self.pace = PaceMeter()
         self.calls: set[Call] = set()
         self.shadows: set[Call] = set()
         """Calls on nobody's behalf: they begin where there is room, and end where an answer needs it."""
         self._price = price
+        self._capabilities = capabilities
         self._channel = channels.channel(address, health_service=HEALTH_SERVICE)
         self.stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
         self._misses = 0
@@ -98,7 +104,14 @@ class Worker:
         assert price is not None  # noqa: S101  (checked by _misfit)
         self._misses = 0
         self._slots = max(1, description.slots)
-        self.model = Model(self.name, price, description.context_tokens, description.version)
+        self.model = Model(
+            name=self.name,
+            price=price,
+            context_tokens=description.context_tokens,
+            version=description.version,
+            capabilities=self._capabilities.union(description.capabilities),
+            pace=self.pace.pace(time.monotonic()),
+        )
         if not self.serving:
             _LOG.info("worker serving", model=self.name, worker=self.address, version=description.version)
         self.serving = True
@@ -136,7 +149,8 @@ class Workers:
     ) -> None:
         """`changed` is told after each probe. `reference` None means the dearest model."""
         self._workers = {
-            name: Worker(name, addresses[name], _configured(config)) for name, config in configs.items()
+            name: Worker(name, addresses[name], _configured(config), frozenset(config.capabilities))
+            for name, config in configs.items()
         }
         self._reference = reference
         self._changed = changed

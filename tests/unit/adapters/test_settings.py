@@ -94,6 +94,10 @@ def test_a_missing_or_unreadable_file_is_one_sentence():
             SMALLEST + "pool:\n  m:\n    slots: 0\n",
             "headgate.yaml:6: pool.m.slots: must be greater than or equal to 1",
         ),
+        (
+            SMALLEST + "pool:\n  m:\n    capabilities: [vision, Deutsch]\n",
+            "headgate.yaml:6: pool.m.capabilities.1: must be 1 to 64 lower-case letters",
+        ),
         (SMALLEST + "pool:\n  'a b': {}\n", "headgate.yaml:5: pool.a b: must be 1 to 64 letters"),
         (
             SMALLEST + "policy:\n  reference: m\n",

@@ -26,8 +26,10 @@ def test_the_brain_reads_the_last_turn_and_counts_of_the_rest() -> None:
             turn(types_pb2.ROLE_USER, "what", " now"),
         ],
         model="small",
+        required_capabilities=["vision"],
     )
-    query = convert.query(wire, OBJECTIVE, frozenset({"small"}), "large")
+    query = convert.query(wire, OBJECTIVE, frozenset({"small"}), "large", 1.5)
+    assert (query.required_capabilities, query.seconds_left) == ({"vision"}, 1.5)
     assert (query.text, query.system_bytes, query.history_turns, query.history_bytes) == ("what now", 6, 2, 5)
     assert (query.pinned, query.allowed, query.session_model) == ("small", {"small"}, "large")
     assert (query.temperature, query.top_p) == (0.0, 1.0)
@@ -37,7 +39,7 @@ def test_the_brain_reads_the_last_turn_and_counts_of_the_rest() -> None:
 @given(st.text(min_size=0, max_size=12_000))
 def test_a_long_turn_is_read_from_both_ends(text: str) -> None:
     wire = types_pb2.Query(messages=[turn(types_pb2.ROLE_USER, text)])
-    read = convert.query(wire, OBJECTIVE, None, "").text
+    read = convert.query(wire, OBJECTIVE, None, "", 60.0).text
     assert len(read.encode()) <= 2 * convert.READ_BYTES
     assert text.startswith(read[:1000])
     assert text.endswith(read[-1000:] if read else "")

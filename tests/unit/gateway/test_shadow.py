@@ -49,7 +49,9 @@ class Servant(worker_pb2_grpc.WorkerServiceServicer):
         self.left_alone = asyncio.Event()
 
     async def DescribeModel(self, _request: object, _context: object) -> worker_pb2.DescribeModelResponse:  # type: ignore[override]
-        return worker_pb2.DescribeModelResponse(model=self.name, version="v1", slots=self.slots)
+        return worker_pb2.DescribeModelResponse(
+            model=self.name, version="v1", slots=self.slots, capabilities=["german"]
+        )
 
     async def Generate(  # type: ignore[override]
         self, request: worker_pb2.WorkerServiceGenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -159,12 +161,13 @@ def record(record_id: str = "r1", tenant: str = "acme") -> Mapping[str, str]:
 def answered(
     model: str = "small", *, reason: Reason = Reason.POLICY, said: Sequence[str] = ("an ", "answer"),
     allowed: frozenset[str] | None = None, chosen: str = "", text: str = "why?",
-    earlier: Sequence[types_pb2.Message] = (), **sampling: Any,
+    earlier: Sequence[types_pb2.Message] = (), required: Sequence[str] = (), **sampling: Any,
 ) -> Answered:  # fmt: skip
     turn = types_pb2.Message(role=types_pb2.ROLE_USER, parts=[types_pb2.Part(text=text)])
     wire = types_pb2.Query(
-        messages=[*earlier, turn], sampling=types_pb2.Sampling(**sampling), metadata={"expected": "because"}
-    )
+        messages=[*earlier, turn], sampling=types_pb2.Sampling(**sampling), metadata={"expected": "because"},
+        required_capabilities=required,
+    )  # fmt: skip
     usage = types_pb2.Usage(prompt_tokens=3, completion_tokens=4)
     decision = Decision(chosen or model, reason, "", ())
     return Answered(Caller("acme", allowed), wire, decision, model, said, usage, "large")
@@ -198,6 +201,16 @@ async def test_a_sample_has_every_answer_with_its_propensity(house: House) -> No
     [call] = house.servants["large"].asked
     assert (call.sampling.top_p, call.request_id) == (0.5, "shadow-r1")
     assert not house.servants["small"].asked
+
+
+@pytest.mark.parametrize(("required", "others"), [("german", {"large"}), ("vision", set())])
+async def test_only_a_model_that_can_do_what_the_query_requires_is_sampled(
+    house: House, required: str, others: set[str]
+) -> None:
+    noted = house.shadow(ShadowConfig(share=1)).offer(record(), answered(required=[required]))
+    assert ("drawn" in noted) is bool(others)
+    if others:
+        assert {answer.model for answer in (await house.kept()).answers} == {"small"} | others
 
 
 async def test_the_other_answer_s_propensity_is_the_share(house: House) -> None:

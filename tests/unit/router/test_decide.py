@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from headgate.router.bundle import Bundle
 from headgate.router.decide import decide
 from headgate.router.errors import ContextError, ObjectiveError, PoolError
 from headgate.router.features import Familiarity
-from headgate.router.types import Certificate, Decision, Model, Objective, Pool, Price, Query, Reason
+from headgate.router.types import Certificate, Decision, Model, Objective, Pace, Pool, Price, Query, Reason
 
 Ask, MakeBundle, MakeCertificate = Callable[..., Query], Callable[..., Bundle], Callable[..., Certificate]
 NOW = 1_000_000.0
@@ -155,6 +156,11 @@ def test_a_pin_is_obeyed_and_never_covered(bundle: Bundle, pool: Pool, ask: Ask)
         ({"pinned": "large", "allowed": frozenset({"small"})}, "not allowed for this tenant"),
         ({"allowed": frozenset()}, "not allowed for this tenant"),
         ({"prompt_tokens": 5000}, "longer than the model's context"),
+        ({"required_capabilities": frozenset({"vision", "audio"})}, "without the capability audio, vision"),
+        (
+            {"pinned": "small", "required_capabilities": frozenset({"vision"})},
+            "without the capability vision",
+        ),
     ],
 )
 def test_demands_that_no_model_meets_are_errors(
@@ -199,6 +205,56 @@ def test_a_prompt_that_no_context_holds_is_an_error_of_its_own(
 ) -> None:
     with pytest.raises(ContextError, match="longer than the model's context"):
         decide(bundle, ask(prompt_tokens=5000, pinned=pinned), pool, now=NOW)
+
+
+def changed(pool: Pool, name: str, **fields: Any) -> Pool:
+    models = tuple(replace(model, **fields) if model.name == name else model for model in pool.models)
+    return replace(pool, models=models)
+
+
+def test_only_a_model_with_every_required_capability_may_answer(bundle: Bundle, pool: Pool, ask: Ask) -> None:
+    able = changed(pool, "large", capabilities=frozenset({"vision", "german"}))
+    decision = decide(bundle, ask(required_capabilities=frozenset({"vision"})), able, now=NOW)
+    assert (decision.model, decision.reason) == ("large", Reason.ONLY_ELIGIBLE)
+    assert decision.estimates[0].excluded_because == "without the capability vision"
+    assert decide(bundle, ask(), able, now=NOW).model == "small"
+
+
+def test_a_model_that_is_likely_to_miss_the_deadline_may_not_answer(
+    bundle: Bundle, pool: Pool, ask: Ask
+) -> None:
+    slow = changed(pool, "large", pace=Pace(seconds=2.0, tokens=20.0))
+    late, in_time = (decide(bundle, ask(HARD, seconds_left=left), slow, now=NOW) for left in (1.9, 2.0))
+    assert (late.model, late.reason, late.certificate) == ("small", Reason.ONLY_ELIGIBLE, None)
+    assert [e.excluded_because for e in late.estimates] == ["", "likely to miss the deadline"]
+    assert (in_time.model, in_time.reason) == ("large", Reason.POLICY)
+
+
+def test_a_short_answer_takes_its_share_of_the_usual_time(bundle: Bundle, pool: Pool, ask: Ask) -> None:
+    slow = changed(pool, "large", pace=Pace(seconds=4.0, tokens=80.0))
+    for max_tokens, model in ((20, "large"), (21, "small"), (80, "small"), (200, "small")):
+        query = ask(HARD, seconds_left=1.0, max_tokens=max_tokens)
+        assert decide(bundle, query, slow, now=NOW).model == model, max_tokens
+
+
+def test_where_every_model_is_too_slow_the_quickest_answers(bundle: Bundle, pool: Pool, ask: Ask) -> None:
+    slow = changed(changed(pool, "large", pace=Pace(3.0, 9.0)), "small", pace=Pace(4.0, 9.0))
+    decision = decide(bundle, ask(seconds_left=1.0), slow, now=NOW)
+    assert (decision.model, decision.reason) == ("large", Reason.ONLY_ELIGIBLE)
+
+
+def test_a_pinned_model_may_be_slow(bundle: Bundle, pool: Pool, ask: Ask) -> None:
+    slow = changed(pool, "large", pace=Pace(3.0, 9.0))
+    assert decide(bundle, ask(pinned="large", seconds_left=1.0), slow, now=NOW).reason is Reason.PINNED
+
+
+def test_where_the_choice_is_too_slow_the_reference_answers_and_stays_covered(
+    bundle: Bundle, pool: Pool, ask: Ask
+) -> None:
+    slow = changed(three(pool), "small", pace=Pace(3.0, 9.0))
+    decision = decide(bundle, ask(seconds_left=1.0), slow, now=NOW)
+    assert (decision.model, decision.reason) == ("large", Reason.POLICY)
+    assert decision.certificate is bundle.certificates[1]
 
 
 def three(pool: Pool) -> Pool:
