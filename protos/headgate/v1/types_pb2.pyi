@@ -556,6 +556,7 @@ class Attempt(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     COST_NANOUSD_FIELD_NUMBER: builtins.int
     DURATION_FIELD_NUMBER: builtins.int
+    SPECULATION_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model that was called."""
     code: builtins.int
@@ -570,6 +571,10 @@ class Attempt(google.protobuf.message.Message):
     def duration(self) -> google.protobuf.duration_pb2.Duration:
         """From sending the call to its last chunk."""
 
+    @property
+    def speculation(self) -> Global___Speculation:
+        """How the draft model fared, where the worker decodes speculatively."""
+
     def __init__(
         self,
         *,
@@ -578,11 +583,40 @@ class Attempt(google.protobuf.message.Message):
         usage: Global___Usage | None = ...,
         cost_nanousd: builtins.int = ...,
         duration: google.protobuf.duration_pb2.Duration | None = ...,
+        speculation: Global___Speculation | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["duration", b"duration", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["code", b"code", "cost_nanousd", b"cost_nanousd", "duration", b"duration", "model", b"model", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["duration", b"duration", "speculation", b"speculation", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "cost_nanousd", b"cost_nanousd", "duration", b"duration", "model", b"model", "speculation", b"speculation", "usage", b"usage"]) -> None: ...
 
 Global___Attempt: typing_extensions.TypeAlias = Attempt
+
+@typing.final
+class Speculation(google.protobuf.message.Message):
+    """Speculative decoding of one answer: a draft model proposes tokens, the target model, whose answer it is, checks
+    several of them in one forward pass. The answer is the target model's own.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DRAFTED_TOKENS_FIELD_NUMBER: builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: builtins.int
+    TARGET_FORWARDS_FIELD_NUMBER: builtins.int
+    drafted_tokens: builtins.int
+    """Tokens that the draft model proposed, 0 or more."""
+    accepted_tokens: builtins.int
+    """Those of them that the target model took, 0 or more."""
+    target_forwards: builtins.int
+    """Forward passes of the target model, that of the prompt included, at least 1."""
+    def __init__(
+        self,
+        *,
+        drafted_tokens: builtins.int = ...,
+        accepted_tokens: builtins.int = ...,
+        target_forwards: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accepted_tokens", b"accepted_tokens", "drafted_tokens", b"drafted_tokens", "target_forwards", b"target_forwards"]) -> None: ...
+
+Global___Speculation: typing_extensions.TypeAlias = Speculation
 
 @typing.final
 class Decision(google.protobuf.message.Message):

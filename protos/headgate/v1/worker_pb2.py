@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from headgate.v1 import types_pb2 as headgate_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18headgate/v1/worker.proto\x12\x0bheadgate.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17headgate/v1/types.proto\"\xcd\x01\n\x1cWorkerServiceGenerateRequest\x12\x33\n\x08messages\x18\x01 \x03(\x0b\x32\x14.headgate.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\'\n\x08sampling\x18\x02 \x01(\x0b\x32\x15.headgate.v1.Sampling\x12\x10\n\x08logprobs\x18\x03 \x01(\x08\x12\x1f\n\x0ctop_logprobs\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x08(\x00\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\"C\n\x10TokenAlternative\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x0c\n\x04text\x18\x03 \x01(\t\"_\n\x05Token\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x33\n\x0c\x61lternatives\x18\x03 \x03(\x0b\x32\x1d.headgate.v1.TokenAlternative\"\xa6\x01\n\x1dWorkerServiceGenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\"\n\x06tokens\x18\x02 \x03(\x0b\x32\x12.headgate.v1.Token\x12\x30\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x19.headgate.v1.FinishReason\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.headgate.v1.Usage\"\x16\n\x14\x44\x65scribeModelRequest\"\xba\x01\n\x15\x44\x65scribeModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x04 \x01(\x05\x12\x10\n\x08logprobs\x18\x05 \x01(\x08\x12\r\n\x05slots\x18\x06 \x01(\x05\x12\x14\n\x0c\x63\x61pabilities\x18\x07 \x03(\t\x12!\n\x05price\x18\x08 \x01(\x0b\x32\x12.headgate.v1.Price2\xcc\x01\n\rWorkerService\x12\x63\n\x08Generate\x12).headgate.v1.WorkerServiceGenerateRequest\x1a*.headgate.v1.WorkerServiceGenerateResponse0\x01\x12V\n\rDescribeModel\x12!.headgate.v1.DescribeModelRequest\x1a\".headgate.v1.DescribeModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18headgate/v1/worker.proto\x12\x0bheadgate.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17headgate/v1/types.proto\"\xcd\x01\n\x1cWorkerServiceGenerateRequest\x12\x33\n\x08messages\x18\x01 \x03(\x0b\x32\x14.headgate.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\'\n\x08sampling\x18\x02 \x01(\x0b\x32\x15.headgate.v1.Sampling\x12\x10\n\x08logprobs\x18\x03 \x01(\x08\x12\x1f\n\x0ctop_logprobs\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x08(\x00\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\"C\n\x10TokenAlternative\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x0c\n\x04text\x18\x03 \x01(\t\"_\n\x05Token\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x33\n\x0c\x61lternatives\x18\x03 \x03(\x0b\x32\x1d.headgate.v1.TokenAlternative\"\xd5\x01\n\x1dWorkerServiceGenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\"\n\x06tokens\x18\x02 \x03(\x0b\x32\x12.headgate.v1.Token\x12\x30\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x19.headgate.v1.FinishReason\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.headgate.v1.Usage\x12-\n\x0bspeculation\x18\x05 \x01(\x0b\x32\x18.headgate.v1.Speculation\"\x16\n\x14\x44\x65scribeModelRequest\"\xba\x01\n\x15\x44\x65scribeModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x04 \x01(\x05\x12\x10\n\x08logprobs\x18\x05 \x01(\x08\x12\r\n\x05slots\x18\x06 \x01(\x05\x12\x14\n\x0c\x63\x61pabilities\x18\x07 \x03(\t\x12!\n\x05price\x18\x08 \x01(\x0b\x32\x12.headgate.v1.Price2\xcc\x01\n\rWorkerService\x12\x63\n\x08Generate\x12).headgate.v1.WorkerServiceGenerateRequest\x1a*.headgate.v1.WorkerServiceGenerateResponse0\x01\x12V\n\rDescribeModel\x12!.headgate.v1.DescribeModelRequest\x1a\".headgate.v1.DescribeModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,11 +46,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKEN']._serialized_start=372
   _globals['_TOKEN']._serialized_end=467
   _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_start=470
-  _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_end=636
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=638
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=660
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=663
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=849
-  _globals['_WORKERSERVICE']._serialized_start=852
-  _globals['_WORKERSERVICE']._serialized_end=1056
+  _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_end=683
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=685
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=707
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=710
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=896
+  _globals['_WORKERSERVICE']._serialized_start=899
+  _globals['_WORKERSERVICE']._serialized_end=1103
 # @@protoc_insertion_point(module_scope)

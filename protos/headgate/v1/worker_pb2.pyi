@@ -122,6 +122,7 @@ class WorkerServiceGenerateResponse(google.protobuf.message.Message):
     TOKENS_FIELD_NUMBER: builtins.int
     FINISH_REASON_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
+    SPECULATION_FIELD_NUMBER: builtins.int
     text: builtins.str
     """Appended to what came before. May be empty."""
     finish_reason: headgate.v1.types_pb2.FinishReason.ValueType
@@ -134,6 +135,10 @@ class WorkerServiceGenerateResponse(google.protobuf.message.Message):
     def usage(self) -> headgate.v1.types_pb2.Usage:
         """Set on the last chunk only."""
 
+    @property
+    def speculation(self) -> headgate.v1.types_pb2.Speculation:
+        """Set on the last chunk only, where the worker decodes speculatively."""
+
     def __init__(
         self,
         *,
@@ -141,9 +146,10 @@ class WorkerServiceGenerateResponse(google.protobuf.message.Message):
         tokens: collections.abc.Iterable[Global___Token] | None = ...,
         finish_reason: headgate.v1.types_pb2.FinishReason.ValueType = ...,
         usage: headgate.v1.types_pb2.Usage | None = ...,
+        speculation: headgate.v1.types_pb2.Speculation | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["finish_reason", b"finish_reason", "text", b"text", "tokens", b"tokens", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["speculation", b"speculation", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["finish_reason", b"finish_reason", "speculation", b"speculation", "text", b"text", "tokens", b"tokens", "usage", b"usage"]) -> None: ...
 
 Global___WorkerServiceGenerateResponse: typing_extensions.TypeAlias = WorkerServiceGenerateResponse
 

@@ -106,6 +106,8 @@ class ModelConfig(Strict):
     """The backend that serves the model: builtin, openai, replay, or one registered by entry point."""
     source: str = ""
     """What it serves: `small` or `large` (builtin), the upstream's model name (openai), a file (replay)."""
+    draft_source: str = ""
+    """What drafts for `source` in the same worker (speculative decoding). Answers stay those of `source`."""
     base_url: UpstreamUrl | None = None
     """Upstream of the openai backend. Only the operator sets it; no request can."""
     api_key: SecretReference | None = None

@@ -28,6 +28,7 @@ from headgate.client.types import (
     Message,
     ModelEstimate,
     ModelSwitched,
+    Speculation,
     Usage,
     usd,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "ServerFault",
+    "Speculation",
     "StreamCut",
     "Unauthenticated",
     "Unavailable",

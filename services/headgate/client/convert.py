@@ -17,6 +17,7 @@ from headgate.client.types import (
     ModelEstimate,
     Options,
     OutcomeSource,
+    Speculation,
     Usage,
 )
 from headgate.v1 import router_pb2, types_pb2
@@ -143,6 +144,15 @@ def _from_attempt(attempt: types_pb2.Attempt) -> Attempt:
         code=attempt.code,
         cost_nanousd=attempt.cost_nanousd,
         duration_s=attempt.duration.ToTimedelta().total_seconds(),
+        speculation=_from_speculation(attempt.speculation) if attempt.HasField("speculation") else None,
+    )
+
+
+def _from_speculation(speculation: types_pb2.Speculation) -> Speculation:
+    return Speculation(
+        drafted_tokens=speculation.drafted_tokens,
+        accepted_tokens=speculation.accepted_tokens,
+        target_forwards=speculation.target_forwards,
     )
 
 

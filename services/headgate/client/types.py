@@ -101,6 +101,15 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
+class Speculation:
+    """How speculative decoding of an answer went; the answer is the target model's own."""
+
+    drafted_tokens: int
+    accepted_tokens: int
+    target_forwards: int
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One call of a worker."""
 
@@ -109,6 +118,8 @@ class Attempt:
     """A google.rpc.Code; 0 is OK."""
     cost_nanousd: int
     duration_s: float
+    speculation: Speculation | None = None
+    """None where the worker has no draft model."""
 
 
 @dataclass(frozen=True, slots=True)

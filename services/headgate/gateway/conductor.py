@@ -316,12 +316,12 @@ class Conductor:
         left = journey.seconds_left()
         if left <= 0:
             raise DeadlineError("the deadline passed")
-        started, usage, code = time.perf_counter(), None, grpc.StatusCode.CANCELLED
+        started, last, code = time.perf_counter(), None, grpc.StatusCode.CANCELLED
         worker.make_room()
         call = worker.stub.Generate(_request(journey), timeout=left)
         worker.calls.add(call)
         try:
-            usage = await self._read(journey, call)
+            last = await self._read(journey, call)
             code = grpc.StatusCode.OK
             worker.breaker.succeeded()
         except grpc.aio.AioRpcError as error:
@@ -334,10 +334,10 @@ class Conductor:
         finally:
             call.cancel()
             worker.calls.discard(call)
-            self._note(journey, worker, code, usage, time.perf_counter() - started)
+            self._note(journey, worker, code, last, time.perf_counter() - started)
 
-    async def _read(self, journey: Journey, call: Call) -> types_pb2.Usage:
-        """Delivers chunks up to the last one; returns its usage. Raises _CutError when there is none."""
+    async def _read(self, journey: Journey, call: Call) -> worker_pb2.WorkerServiceGenerateResponse:
+        """Delivers chunks up to the last one, which is returned. Raises _CutError when there is none."""
         while True:
             asked = time.perf_counter()
             try:
@@ -354,7 +354,7 @@ class Conductor:
             if chunk.finish_reason:
                 journey.finish_reason = chunk.finish_reason
                 journey.usage = chunk.usage
-                return chunk.usage
+                return chunk
 
     async def _deliver(self, journey: Journey, text: str) -> None:
         if text:
@@ -367,17 +367,21 @@ class Conductor:
         journey: Journey,
         worker: Worker,
         code: grpc.StatusCode,
-        usage: types_pb2.Usage | None,
+        last: worker_pb2.WorkerServiceGenerateResponse | None,
         seconds: float,
     ) -> None:
-        """Adds an attempt; one that ended badly is charged for what it is seen to have used."""
-        if usage is None:
+        """Adds an attempt; one without a last chunk is charged for what it is seen to have used."""
+        if last is not None:
+            usage = last.usage
+        else:
             usage = _estimated(journey) if journey.text else types_pb2.Usage(estimated=True)
         _tell_pace(worker, code, seconds, usage.completion_tokens)
         price = worker.model.price if worker.model else None
         cost = call_cost(price, usage.prompt_tokens, usage.completion_tokens) if price else 0
         attempt = types_pb2.Attempt(model=worker.name, code=code.value[0], usage=usage, cost_nanousd=cost)
         attempt.duration.FromNanoseconds(round(seconds * 1e9))
+        if last is not None and last.HasField("speculation"):
+            attempt.speculation.CopyFrom(last.speculation)
         journey.attempts.append(attempt)
         self._metrics.attempts.labels(worker.name, code.name).inc()
         self._metrics.cost.labels(worker.name).inc(cost)

@@ -17,6 +17,7 @@ from headgate.worker.backends.base import (
     Price,
     Role,
     Sampling,
+    Speculation,
     Token,
     Turn,
     Usage,
@@ -73,7 +74,17 @@ def response(chunk: Chunk) -> worker_pb2.WorkerServiceGenerateResponse:
         message.finish_reason = _FINISH_REASONS[chunk.finish_reason]
     if chunk.usage is not None:
         message.usage.CopyFrom(_usage(chunk.usage))
+    if chunk.speculation is not None:
+        message.speculation.CopyFrom(_speculation(chunk.speculation))
     return message
+
+
+def _speculation(speculation: Speculation) -> types_pb2.Speculation:
+    return types_pb2.Speculation(
+        drafted_tokens=speculation.drafted_tokens,
+        accepted_tokens=speculation.accepted_tokens,
+        target_forwards=speculation.target_forwards,
+    )
 
 
 def _tokens(tokens: Iterable[Token]) -> list[worker_pb2.Token]:

@@ -50,6 +50,7 @@ def join(chunks: Iterable[Chunk]) -> Chunk:
         tokens=tuple(token for chunk in kept for token in chunk.tokens),
         finish_reason=kept[-1].finish_reason,
         usage=kept[-1].usage,
+        speculation=kept[-1].speculation,
     )
 
 

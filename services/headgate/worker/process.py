@@ -56,6 +56,7 @@ def _model(config: Config, name: str) -> ModelConfig:
 def _backend_settings(model: ModelConfig, environ: Mapping[str, str]) -> BackendSettings:
     return BackendSettings(
         source=model.source,
+        draft_source=model.draft_source,
         base_url=model.base_url,
         api_key=settings.resolve_secret(model.api_key, environ) if model.api_key else None,
         omit=model.omit,

@@ -174,6 +174,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Speculation:
+    """How speculative decoding went: tokens drafted, those accepted, forward passes of the target model."""
+
+    drafted_tokens: int
+    accepted_tokens: int
+    target_forwards: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of an answer. Exactly the last one has a finish reason and the usage.
 
@@ -185,6 +194,8 @@ class Chunk:
     tokens: tuple[Token, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    speculation: Speculation | None = None
+    """On the last chunk only, where a draft model helped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +225,12 @@ class ModelDescription:
 class BackendSettings:
     """What the config says about one model, with the key resolved. Times are seconds.
 
-    `omit` names fields of `Sampling` that the engine does not take.
+    `omit` names fields of `Sampling` that the engine does not take; `draft_source` names the draft model of
+    speculative decoding, empty for none.
     """
 
     source: str
+    draft_source: str = ""
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     omit: tuple[str, ...] = ()
