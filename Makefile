@@ -10,7 +10,7 @@ PROTOS   := .venv-protos
 OUTCOMES := build/pair/outcomes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs bench chaos soak
+.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs drafts bench chaos soak
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -68,6 +68,9 @@ brain: $(VENV)/test.stamp ## Measure the brain beside other routers, and write d
 
 pools: $(VENV)/test.stamp ## Draw the curves of pools of many models, and write docs/reference/pools.md; needs ../shared/data
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pools
+
+drafts: $(VENV)/test.stamp ## Read five small models' recorded answers as drafts, and write docs/reference/drafts.md (half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.drafts
 
 pairs: $(VENV)/test.stamp ## Tell eight pairs of real models fold by fold, and write docs/reference/results.md (an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pairs

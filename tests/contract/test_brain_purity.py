@@ -13,7 +13,8 @@ BRAIN = Path(__file__).parents[2] / "router" / "headgate" / "router"
 MODULES = sorted(path for path in BRAIN.glob("*.py"))
 ALLOWED = {
     "__future__", "ast", "bisect", "collections", "dataclasses", "decimal", "enum", "functools",
-    "hashlib", "headgate", "io", "itertools", "json", "math", "numpy", "onnxruntime", "re", "typing", "zlib",
+    "hashlib", "headgate", "io", "itertools", "json", "math", "numpy", "onnxruntime",
+    "operator", "re", "typing", "zlib",
 }  # fmt: skip
 FORBIDDEN_CALLS = {"open", "print", "input", "exec", "eval", "__import__"}
 HEAVY = (

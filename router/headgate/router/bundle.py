@@ -15,7 +15,7 @@ import io
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -23,33 +23,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headgate.router import features
+from headgate.router import evidence, features
 from headgate.router.calibrate import KINDS, Calibrator, apply_all, spreads
 from headgate.router.cost import CostModel, ModelCost
+from headgate.router.deferral import Deferral, Watcher
 from headgate.router.errors import BundleError, EstimateError
 from headgate.router.features import Batch, Familiarity
-from headgate.router.model import Heads, UncertaintyModel
+from headgate.router.model import Golden, Heads, UncertaintyModel
 from headgate.router.policy import Policy
 from headgate.router.types import Certificate, Price
 
-FORMAT = 2
+FORMAT = 3
+_FORMATS = (2, FORMAT)
+"""Those that are read: the second has deferrals."""
 _MAGIC = b"headgate bundle\n"
 _HEAD = len(_MAGIC) + 32 + 8
 _PARTS = ("graph", "familiarity", "centre", "whitening", "golden_ngrams", "golden_surface", "golden_heads")
+_DEFERRAL_PARTS = ("graph", "golden_ngrams", "golden_numbers", "golden_heads")
 _GOLDEN_TOLERANCE = 2e-3
 _SHOWN_DIGITS = 12
 _LARGEST_PART = 1 << 26
 
 _Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """Feature arrays and the output they must give: (g, t) int32, (g, S) float32, (g, 3, M) float32."""
-
-    ngrams: NDArray[np.int32]
-    surface: NDArray[np.float32]
-    heads: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -63,19 +58,31 @@ class Contents:
     policy: Policy
     golden: Golden
     certificates: tuple[Certificate, ...] = ()
+    deferrals: tuple[Deferral, ...] = ()
+    """Of models whose drafts the policy may look at; none of them is the reference."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """How it was made: seed, n, fingerprints. Shown, never used to decide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """What is expected of M models for n queries; every array is (n, M) but `out_of_distribution` (n,)."""
+    """What is expected of M models for n queries; every array is (n, M) but `out_of_distribution` (n,).
+
+    `logits` are the model's own, before calibration.
+    """
 
     p_correct: _Array
     spread: _Array
     completion_tokens: _Array
     relative_cost: _Array
     out_of_distribution: _Array
+    logits: _Array
+
+    @classmethod
+    def joined(cls, parts: Sequence[Estimates]) -> Estimates:
+        """Those of all parts, in their order."""
+        names = [one.name for one in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     @classmethod
     def of(
@@ -90,7 +97,7 @@ class Estimates:
         p_correct = apply_all(calibrators, heads.logits)
         spread = spreads(calibrators, heads.logits, heads.deviation, p_correct)
         relative = costs.relative(prompt_tokens, heads.tokens)
-        return cls(p_correct, spread, heads.tokens, relative, out_of_distribution)
+        return cls(p_correct, spread, heads.tokens, relative, out_of_distribution, heads.logits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,7 @@ class Estimate:
     completion_tokens: Sequence[float]
     relative_cost: Sequence[float]
     out_of_distribution: float
+    logits: Sequence[float]
 
 
 class Bundle:
@@ -119,7 +127,12 @@ class Bundle:
         self.default_risk_target = contents.policy.default_risk_target
         self.position = {name: index for index, name in enumerate(self.models)}
         """Where each model stands in `models`."""
-        self._model = _checked_model(contents)
+        self._model = _checked_model(contents.graph, contents.golden, len(self.models))
+        self.watchers = {
+            one.draft_model: Watcher(one, _checked_model(one.graph, one.golden, len(self.models)))
+            for one in contents.deferrals
+        }
+        """Of the models whose drafts the policy looks at."""
 
     @cached_property
     def policy_version(self) -> str:
@@ -144,12 +157,13 @@ class Bundle:
         )
         relative = self.costs.relative_one(prompt_tokens, tokens)
         strange = self.contents.familiarity.out_of_distribution(batch.surface[0], batch.contexts[0])
-        return Estimate(p_correct, spread, tokens, relative, strange)
+        return Estimate(p_correct, spread, tokens, relative, strange, logits)
 
 
 def dump(contents: Contents) -> bytes:
     """The bytes of a bundle; equal contents give equal bytes."""
-    parts = dict(zip(_PARTS, _encode_parts(contents), strict=True))
+    names = _part_names(len(contents.deferrals))
+    parts = dict(zip(names, _encode_parts(contents), strict=True))
     manifest = _canonical(_manifest(contents, parts))
     body = len(manifest).to_bytes(8, "big") + manifest + b"".join(parts.values())
     return _MAGIC + sha256(body).digest() + body
@@ -182,10 +196,14 @@ def _open(data: bytes) -> tuple[str, dict[str, Any], bytes]:
         found = manifest["format"], manifest["feature_schema"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError("the bundle's manifest cannot be read; build the bundle again") from error
-    if found != (FORMAT, features.SCHEMA):
+    if found[0] not in _FORMATS or found[1] != features.SCHEMA:
         raise BundleError(
             f"the bundle has format {found[0]} and feature schema {found[1]}, this Headgate reads {FORMAT} "
             f"and {features.SCHEMA}; train it again with this version"
+        )
+    if any(one.get("evidence_schema") != evidence.SCHEMA for one in manifest.get("deferrals", ())):
+        raise BundleError(
+            "the bundle reads drafts by another evidence schema; train it again with this version"
         )
     return sha256(body).hexdigest(), manifest, body[8 + length :]
 
@@ -194,7 +212,7 @@ def _split(manifest: Mapping[str, Any], body: bytes) -> dict[str, bytes]:
     lengths = manifest.get("parts")
     if (
         not isinstance(lengths, list)
-        or [name for name, _ in lengths] != list(_PARTS)
+        or [name for name, _ in lengths] != list(_part_names(len(manifest.get("deferrals", ()))))
         or sum(n for _, n in lengths) != len(body)
     ):
         raise BundleError("the bundle's parts are not those its manifest lists; build the bundle again")
@@ -218,7 +236,9 @@ def _manifest(contents: Contents, parts: Mapping[str, bytes]) -> dict[str, Any]:
     policy = contents.policy
     entries = zip(policy.models, contents.calibrators, contents.costs.models, strict=True)
     return {
-        "format": FORMAT,
+        # Without deferrals it is one that older releases read.
+        "format": FORMAT if contents.deferrals else _FORMATS[0],
+        **({"deferrals": list(map(_deferral_entry, contents.deferrals))} if contents.deferrals else {}),
         "feature_schema": features.SCHEMA,
         "models": [
             {"name": name, "calibrator": asdict(line), "cost": asdict(cost)} for name, line, cost in entries
@@ -232,6 +252,7 @@ def _manifest(contents: Contents, parts: Mapping[str, bytes]) -> dict[str, Any]:
             "usage": policy.usage.tolist(),
             "max_out_of_distribution": policy.max_out_of_distribution,
             "default_risk_target": policy.default_risk_target,
+            **({"resolution": policy.resolution} if policy.resolution else {}),
         },
         "certificates": [_entry(certificate) for certificate in contents.certificates],
         "notes": contents.notes,
@@ -260,10 +281,39 @@ def _contents(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Conten
             usage=np.array(policy["usage"], dtype=np.float64),
             max_out_of_distribution=float(policy["max_out_of_distribution"]),
             default_risk_target=float(policy["default_risk_target"]),
+            resolution=tuple(map(float, policy.get("resolution", ()))),
         ),
         golden=Golden(*(_array(parts[name]) for name in _PARTS[-3:])),
         certificates=tuple(_certificate(entry) for entry in manifest["certificates"]),
+        deferrals=tuple(
+            _deferral(number, entry, parts) for number, entry in enumerate(manifest.get("deferrals", ()))
+        ),
         notes=manifest["notes"],
+    )
+
+
+def _part_names(deferrals: int) -> tuple[str, ...]:
+    more = (f"deferral_{number}_{part}" for number in range(deferrals) for part in _DEFERRAL_PARTS)
+    return (*_PARTS, *more)
+
+
+def _deferral_entry(deferral: Deferral) -> dict[str, Any]:
+    return {
+        "draft_model": deferral.draft_model,
+        "evidence_schema": evidence.SCHEMA,
+        "calibrators": [asdict(line) for line in deferral.calibrators],
+        "logprobs": deferral.logprobs,
+    }
+
+
+def _deferral(number: int, entry: Mapping[str, Any], parts: Mapping[str, bytes]) -> Deferral:
+    graph, *golden = (parts[f"deferral_{number}_{part}"] for part in _DEFERRAL_PARTS)
+    return Deferral(
+        draft_model=entry["draft_model"],
+        graph=graph,
+        calibrators=tuple(map(_calibrator, entry["calibrators"])),
+        golden=Golden(*map(_array, golden)),
+        logprobs=bool(entry["logprobs"]),
     )
 
 
@@ -300,6 +350,7 @@ def _check_consistency(contents: Contents) -> None:
         policy.grid
     ):
         raise BundleError("the bundle's policy has no usage for every λ and model; build the bundle again")
+    _check_deferrals(contents)
     for certificate in contents.certificates:
         if {name.partition("@")[0] for name in certificate.models} != set(policy.models):
             raise BundleError(
@@ -307,10 +358,22 @@ def _check_consistency(contents: Contents) -> None:
             )
 
 
-def _checked_model(contents: Contents) -> UncertaintyModel:
-    golden = contents.golden
+def _check_deferrals(contents: Contents) -> None:
+    names, policy = [one.draft_model for one in contents.deferrals], contents.policy
+    if len(set(names)) < len(names) or not set(names) <= set(policy.models) - {policy.reference}:
+        raise BundleError("the bundle looks at drafts of models that draft for none; build the bundle again")
+    for one in contents.deferrals:
+        if len(one.calibrators) != len(policy.models):
+            raise BundleError("a deferral of the bundle does not fit its policy; build the bundle again")
+    shares = dict(zip(policy.models, policy.resolution, strict=bool(policy.resolution)))
+    unseen = {name for name, share in shares.items() if share} - set(names)
+    if unseen or not all(0 <= share <= 1 for share in shares.values()):
+        raise BundleError("the bundle's policy looks at drafts without a deferral; build the bundle again")
+
+
+def _checked_model(graph: bytes, golden: Golden, models: int) -> UncertaintyModel:
     try:
-        model = UncertaintyModel(contents.graph, len(contents.policy.models))
+        model = UncertaintyModel(graph, models)
         heads = model.raw(golden.ngrams, golden.surface)
     except EstimateError as error:
         raise BundleError(
@@ -329,7 +392,10 @@ def _checked_model(contents: Contents) -> UncertaintyModel:
 def _encode_parts(contents: Contents) -> Sequence[bytes]:
     golden, known = contents.golden, contents.familiarity
     arrays = (known.centre, known.whitening, golden.ngrams, golden.surface, golden.heads)
-    plain = contents.graph, known.bits.tobytes(), *[_npy(array) for array in arrays]
+    plain = [contents.graph, known.bits.tobytes(), *map(_npy, arrays)]
+    for one in contents.deferrals:
+        seen = one.golden
+        plain += [one.graph, *map(_npy, (seen.ngrams, seen.surface, seen.heads))]
     return tuple(zlib.compress(part, 9) for part in plain)
 
 

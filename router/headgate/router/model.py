@@ -35,6 +35,15 @@ class Heads:
     tokens: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Feature arrays and the output they must give: (g, t) int32, (g, S) float32, (g, 3, M) float32."""
+
+    ngrams: NDArray[np.int32]
+    surface: NDArray[np.float32]
+    heads: NDArray[np.float32]
+
+
 class UncertaintyModel:
     """A loaded graph. One thread, no spinning: it shares its core with the gateway's event loop."""
 

@@ -3,6 +3,13 @@
     value of the reference       p_correct - λ · cost
     value of any other model     p_correct - λ · cost - caution · spread - reluctance(λ)
 
+Where drafts of a model are looked at, it also has the value of a look: what is expected to be won by going
+on to the reference where the draft turns out doubtful, E[max(0, G)]. G, the reference's lead after the
+look, its cost counted, is taken as logistic around the lead before it, so that the value is softplus (the
+ex-ante value of cascade routing, Dekoninck et al., ICML 2025, for two models). A look is only taken where
+it is expected to save. After it the same values decide, with p_correct and spread as the draft shows them
+and the draft's cost already paid.
+
 Cost is relative to a mean call of the reference. The model of highest value wins, ties go to the cheaper.
 Doubt is no reason to leave the reference, hence the caution. The reluctance makes λ = 0 a safe end: there
 another model must be far ahead; by λ = SETTLED nothing is left of it and only quality and cost count.
@@ -11,6 +18,7 @@ Everything but λ was fixed on other data than the certificate's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +31,10 @@ from headgate.router.types import Certificate, Objective, Price
 
 _Array = NDArray[np.float64]
 _TIE = 1e-12
+_LOGISTIC = math.sqrt(3) / math.pi
+"""Scale of a logistic distribution for one standard deviation."""
+_MOST = 700.0
+"""An exponent that a float still holds."""
 
 SETTLED = 0.02
 """The λ from which on there is no reluctance."""
@@ -52,6 +64,11 @@ class Policy:
     max_out_of_distribution: float
     """Queries above it are not like the calibration data."""
     default_risk_target: float
+    resolution: tuple[float, ...] = ()
+    """How much a look at each model's draft tells, in [0, 1]: the standard deviation of the change that it
+    makes to the gain of the reference, in units of √(p (1 - p)). 0 where no look is taken; empty where
+    none is at all.
+    """
 
     @property
     def reference_index(self) -> int:
@@ -64,6 +81,10 @@ class Policy:
         away[self.reference_index] = 0.0
         return p_correct - lam * relative_cost - away * (self.caution * spread + self._reluctance(lam))
 
+    def drafts(self, index: int) -> bool:
+        """Whether that model's answer is a draft, looked at before it is accepted."""
+        return bool(self.resolution) and self.resolution[index] > 0
+
     def _reluctance(self, lam: float) -> float:
         return self.reluctance * max(0.0, 1.0 - lam / SETTLED)
 
@@ -72,20 +93,78 @@ class Policy:
     ) -> NDArray[np.intp]:
         """Index of the best model for each query, (n,)."""
         values = self.values(p_correct, spread, relative_cost, lam)
-        best = values >= values.max(axis=1, keepdims=True) - _TIE
-        return np.asarray(np.where(best, relative_cost, np.inf).argmin(axis=1))
+        if any(self.resolution):
+            values = values + self._looks(values, p_correct, relative_cost, lam)
+        return _cheapest_best(values, relative_cost)
+
+    def _looks(self, values: _Array, p_correct: _Array, relative_cost: _Array, lam: float) -> _Array:
+        """What a look at each model's draft is worth before it is written, (n, M)."""
+        reference = self.reference_index
+        ahead = values[:, [reference]] - (values + lam * relative_cost)
+        scale = _LOGISTIC * np.array(self.resolution) * np.sqrt(p_correct * (1 - p_correct))
+        odds = ahead / np.maximum(scale, _TIE)
+        saves = relative_cost[:, [reference]] / (1 + np.exp(np.minimum(odds, _MOST))) >= relative_cost
+        return np.where(saves & (scale > _TIE), scale * np.logaddexp(0.0, odds), 0.0)
+
+    def accept(
+        self, index: int, p_correct: _Array, spread: _Array, relative_cost: _Array, lam: float
+    ) -> NDArray[np.intp]:
+        """Whose answer is delivered after a look at drafts of the model at `index`, (n,): that model's own
+        where the draft is accepted. `p_correct` and `spread` are those of the look; the drafts are paid
+        already."""
+        left = relative_cost.copy()
+        left[:, index] = 0.0
+        return _cheapest_best(self.values(p_correct, spread, left, lam), left)
 
     def choose_one(
         self, p_correct: Sequence[float], spread: Sequence[float], relative_cost: Sequence[float], lam: float
     ) -> int:
         """As `choose` for one query, in plain numbers."""
+        values = self._values_one(p_correct, spread, relative_cost, lam)
+        if any(self.resolution):
+            looks = [
+                self._look_one(values, p_correct, relative_cost, lam, index) for index in range(len(values))
+            ]
+            values = [value + look for value, look in zip(values, looks, strict=True)]
+        return _cheapest_best_one(values, relative_cost)
+
+    def accept_one(
+        self,
+        index: int,
+        p_correct: Sequence[float],
+        spread: Sequence[float],
+        relative_cost: Sequence[float],
+        lam: float,
+    ) -> int:
+        """As `accept` for one query, in plain numbers."""
+        left = [0.0 if one == index else cost for one, cost in enumerate(relative_cost)]
+        return _cheapest_best_one(self._values_one(p_correct, spread, left, lam), left)
+
+    def _values_one(
+        self, p_correct: Sequence[float], spread: Sequence[float], relative_cost: Sequence[float], lam: float
+    ) -> list[float]:
         reluctance, reference = self._reluctance(lam), self.reference_index
-        values = [
+        return [
             p - lam * cost - (0.0 if index == reference else self.caution * doubt + reluctance)
             for index, (p, doubt, cost) in enumerate(zip(p_correct, spread, relative_cost, strict=True))
         ]
-        best = max(values) - _TIE
-        return min((cost, index) for index, cost in enumerate(relative_cost) if values[index] >= best)[1]
+
+    def _look_one(
+        self,
+        values: Sequence[float],
+        p_correct: Sequence[float],
+        relative_cost: Sequence[float],
+        lam: float,
+        index: int,
+    ) -> float:
+        p, cost, reference = p_correct[index], relative_cost[index], self.reference_index
+        scale = _LOGISTIC * self.resolution[index] * math.sqrt(p * (1 - p))
+        if scale <= _TIE:
+            return 0.0
+        odds = (values[reference] - (values[index] + lam * cost)) / scale
+        if relative_cost[reference] / (1 + math.exp(min(odds, _MOST))) < cost:
+            return 0.0
+        return scale * (max(odds, 0.0) + math.log1p(math.exp(-abs(odds))))
 
     def lam_for_budget(self, budget_nanousd: int, prices: Sequence[Price]) -> float:
         """The smallest settled λ whose mean cost on calibration data is within the budget, else the largest.
@@ -95,6 +174,16 @@ class Policy:
         settled = np.array(self.grid) >= SETTLED
         affordable = np.flatnonzero(settled & (mean_costs(prices, self.usage) <= budget_nanousd))
         return self.grid[affordable[0]] if len(affordable) else self.grid[-1]
+
+
+def _cheapest_best(values: _Array, relative_cost: _Array) -> NDArray[np.intp]:
+    best = values >= values.max(axis=1, keepdims=True) - _TIE
+    return np.asarray(np.where(best, relative_cost, np.inf).argmin(axis=1))
+
+
+def _cheapest_best_one(values: Sequence[float], relative_cost: Sequence[float]) -> int:
+    best = max(values) - _TIE
+    return min((cost, index) for index, cost in enumerate(relative_cost) if values[index] >= best)[1]
 
 
 def resolve(

@@ -116,6 +116,19 @@ class Query:
     session_model: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A model's text before it is accepted. It stays out of the repr, and so out of logs."""
+
+    model: str
+    text: str = field(repr=False)
+    finished: bool = True
+    """The model ended it by itself; else it is still being written, or was cut."""
+    tokens: int = 0
+    logprobs: tuple[float, ...] = ()
+    """Of the tokens drawn, natural, at most 0; empty where the worker tells none."""
+
+
 class Reason(Enum):
     """Why a decision chose its model; the wire has the same names."""
 

@@ -146,3 +146,48 @@ def test_a_budget_follows_todays_prices(bundle: Bundle, make_certificate: Callab
 def test_the_reference_index_follows_the_name() -> None:
     assert policy().reference_index == 2
     assert replace(policy(), reference="a").reference_index == 0
+
+
+def looking(*resolution: float, caution: float = 0.0, reluctance: float = 0.0) -> Policy:
+    return replace(policy(caution, reluctance), resolution=resolution)
+
+
+resolutions = st.tuples(st.floats(0, 1), st.floats(0, 1), st.just(0.0))
+
+
+@given(probabilities, spreads, costs, st.sampled_from(GRID), resolutions)
+def test_with_looks_too_one_query_is_given_the_choice_of_the_batch(
+    p: np.ndarray, spread: np.ndarray, cost: np.ndarray, lam: float, resolution: tuple[float, ...]
+) -> None:
+    family = looking(*resolution, caution=1.0, reluctance=0.3)
+    rows = list(zip(p.tolist(), spread.tolist(), cost.tolist(), strict=True))
+    assert [family.choose_one(*row, lam) for row in rows] == family.choose(p, spread, cost, lam).tolist()
+    taken = family.accept(0, p, spread, cost, lam)
+    assert [family.accept_one(0, *row, lam) for row in rows] == taken.tolist()
+
+
+@given(probabilities, spreads, costs, st.sampled_from(GRID))
+def test_a_look_that_tells_nothing_changes_no_choice(
+    p: np.ndarray, spread: np.ndarray, cost: np.ndarray, lam: float
+) -> None:
+    blind = looking(0.0, 0.0, 0.0).choose(p, spread, cost, lam)
+    assert np.array_equal(blind, policy().choose(p, spread, cost, lam))
+
+
+def test_a_draft_is_worth_writing_where_a_look_at_it_may_save() -> None:
+    """Small is right half of the time: alone it is not worth it, but a look often shows when it is."""
+    p, spread, cost = one(0.5, 0.0, 0.9), one(0, 0, 0), one(0.05, 9.0, 1.0)
+    assert policy().choose(p, spread, cost, 0.1).tolist() == [2]
+    assert looking(0.8, 0.0, 0.0).choose(p, spread, cost, 0.1).tolist() == [0]
+
+
+def test_a_draft_that_is_not_expected_to_save_is_not_written() -> None:
+    p, spread, cost = one(0.5, 0.0, 0.9), one(0, 0, 0), one(0.6, 9.0, 1.0)
+    assert looking(0.8, 0.0, 0.0).choose(p, spread, cost, 0.01).tolist() == [2]
+
+
+def test_after_a_look_the_draft_costs_no_more_and_a_hopeless_query_is_not_escalated() -> None:
+    cost, spread = one(0.5, 2.0, 1.0), one(0, 0, 0)
+    family = looking(0.5, 0.0, 0.0)
+    after = [family.accept(0, one(*p), spread, cost, 0.1).tolist() for p in ((0.3, 0, 0.9), (0.1, 0, 0.15))]
+    assert after == [[2], [0]]

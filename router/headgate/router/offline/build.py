@@ -8,6 +8,7 @@ see `certify`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,13 +20,16 @@ from headgate.router import calibrate, features
 from headgate.router.bundle import Bundle, Contents, Estimates
 from headgate.router.calibrate import Calibrator
 from headgate.router.cost import CostModel, ModelCost
+from headgate.router.deferral import Deferral, Look, pack
+from headgate.router.evidence import Evidence
 from headgate.router.features import CONTEXT_BUCKETS, Familiarity
 from headgate.router.model import Heads, UncertaintyModel
-from headgate.router.offline import datasets
+from headgate.router.offline import datasets, drafts
+from headgate.router.offline.courses import Looks, courses, regrets
 from headgate.router.offline.datasets import DataError, Listed, Outcomes
 from headgate.router.offline.difficulty import Difficulty
-from headgate.router.offline.graph import export
-from headgate.router.offline.train import Progress, Recipe, train
+from headgate.router.offline.graph import Weights, export
+from headgate.router.offline.train import Progress, Recipe, train, train_deferral
 from headgate.router.policy import GRID, Policy
 
 FOLDS = 5
@@ -79,6 +83,7 @@ def build(
     heads, strange = _cross_fitted(outcomes, plan, folds, sharing, progress)
     calibrators = _calibrators(heads, outcomes, plan.calibrator)
     expected = Estimates.of(heads, calibrators, costs, outcomes.estimated_tokens, strange)
+    deferrals, looked, resolution = _deferrals(outcomes, plan, folds, expected, progress)
     progress("training on all queries")
     graph, golden = export(train(outcomes, plan.recipe, sharing(), folds))
     return Contents(
@@ -86,8 +91,9 @@ def build(
         calibrators=calibrators,
         costs=costs,
         familiarity=_familiarity(outcomes),
-        policy=_policy(expected, outcomes, costs, plan),
+        policy=_policy(expected, looked, resolution, outcomes, costs, plan),
         golden=golden,
+        deferrals=deferrals,
         notes={
             "seed": plan.recipe.seed,
             "queries": len(outcomes),
@@ -107,22 +113,7 @@ def estimates(bundle: Bundle, outcomes: Outcomes) -> Estimates:
         bundle.estimate(features.pack(outcomes.features[rows]), outcomes.estimated_tokens[rows])
         for rows in _batches(outcomes)
     ]
-    names = ("p_correct", "spread", "completion_tokens", "relative_cost", "out_of_distribution")
-    return Estimates(*(np.concatenate([getattr(one, name) for one in found]) for name in names))
-
-
-def choices(policy: Policy, expected: Estimates) -> NDArray[np.intp]:
-    """Index of the chosen model for every query and every λ of the grid, (n, G)."""
-    chosen = [
-        policy.choose(expected.p_correct, expected.spread, expected.relative_cost, lam) for lam in policy.grid
-    ]
-    return np.stack(chosen, axis=1)
-
-
-def regrets(policy: Policy, chosen: NDArray[np.intp], score: _Array) -> NDArray[np.bool_]:
-    """Where the chosen model's answer was worse than the reference's, of the shape of `chosen` (n, G)."""
-    got = np.take_along_axis(score, chosen, axis=1)
-    return np.asarray(got < score[:, policy.reference_index, None])
+    return Estimates.joined(found)
 
 
 def _cross_fitted(
@@ -145,6 +136,67 @@ def _cross_fitted(
         known = _familiarity(rest)
         strange[rows] = known.out_of_distribution_all(features.pack([outcomes.features[row] for row in rows]))
     return heads, strange
+
+
+def _deferrals(
+    outcomes: Outcomes, plan: Plan, folds: NDArray[np.intp], expected: Estimates, progress: Progress
+) -> tuple[tuple[Deferral, ...], Looks, tuple[float, ...]]:
+    """Of every model but the reference whose drafts are recorded; what deferrals that have not seen a
+    draft say of it; and how much that is, for every model.
+
+    They are stacked on what models without a query's fold said of it (Wolpert 1992), as a served one is on
+    what it has not seen either.
+    """
+    drafting = [name for name in outcomes.models if name in outcomes.drafts and name != plan.reference]
+    found, looked, resolution = [], dict[int, Look](), [0.0] * len(outcomes.models)
+    for name in drafting:
+        progress(f"learning from drafts of {name}")
+        index = outcomes.models.index(name)
+        stacked = _Stacked(outcomes, drafts.seen(outcomes, name), expected, index, plan.recipe)
+        heads = stacked.cross_fitted(folds)
+        calibrators = _calibrators(heads, outcomes, plan.calibrator)
+        p_correct = calibrate.apply_all(calibrators, heads.logits)
+        look = Look(p_correct, calibrate.spreads(calibrators, heads.logits, heads.deviation, p_correct))
+        looked[index], resolution[index] = look, _resolution(expected, look, index, outcomes, plan)
+        graph, golden = export(stacked.trained(np.arange(len(outcomes))))
+        found.append(Deferral(name, graph, calibrators, golden, drafts.have_logprobs(outcomes, name)))
+    return tuple(found), looked, tuple(resolution) if drafting else ()
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """Drafts of the model at `index`, and what was expected of their queries."""
+
+    outcomes: Outcomes
+    seen: Sequence[Evidence]
+    expected: Estimates
+    index: int
+    recipe: Recipe
+
+    def trained(self, rows: NDArray[np.intp]) -> Weights:
+        seen = [self.seen[row] for row in rows.tolist()]
+        return train_deferral(self.outcomes.take(rows), seen, *self._known(rows), self.recipe)
+
+    def cross_fitted(self, folds: NDArray[np.intp]) -> Heads:
+        n, m = self.outcomes.score.shape
+        heads = Heads(*np.empty((3, n, m)))
+        for fold in np.unique(folds).tolist():
+            graph, _ = export(self.trained(np.flatnonzero(folds != fold)))
+            rows, model = np.flatnonzero(folds == fold), UncertaintyModel(graph, m)
+            for part in np.array_split(rows, -(-len(rows) // _BATCH)):
+                told = model.run(pack([self.seen[row] for row in part.tolist()], *self._known(part)))
+                heads.logits[part], heads.deviation[part] = told.logits, told.deviation
+        return heads
+
+    def _known(self, rows: NDArray[np.intp]) -> tuple[_Array, _Array]:
+        return self.expected.logits[rows], self.expected.completion_tokens[rows, self.index]
+
+
+def _resolution(expected: Estimates, look: Look, index: int, outcomes: Outcomes, plan: Plan) -> float:
+    reference, before = outcomes.models.index(plan.reference), expected.p_correct
+    change = (look.p_correct - before)[:, reference] - (look.p_correct - before)[:, index]
+    unit = float(np.mean(before[:, index] * (1 - before[:, index])))
+    return min(1.0, float(change.std()) / math.sqrt(max(unit, _LEAST_UNIT)))
 
 
 def read(model: UncertaintyModel, outcomes: Outcomes) -> Heads:
@@ -196,14 +248,23 @@ def _model_cost(outcomes: Outcomes, m: int, plan: Plan) -> ModelCost:
     return ModelCost(plan.listed[outcomes.models[m]].price, ratio, mean)
 
 
-def _policy(expected: Estimates, outcomes: Outcomes, costs: CostModel, plan: Plan) -> Policy:
+def _policy(
+    expected: Estimates,
+    looked: Looks,
+    resolution: tuple[float, ...],
+    outcomes: Outcomes,
+    costs: CostModel,
+    plan: Plan,
+) -> Policy:
     """Out-of-distribution limit, caution and usage."""
     limit = float(np.quantile(expected.out_of_distribution, 1 - _OUTSIDE_SHARE, method="higher"))
     usage = np.zeros((len(GRID), len(outcomes.models), 2))
-    policy = Policy(outcomes.models, plan.reference, 0.0, _RELUCTANCE, GRID, usage, limit, plan.risk_target)
+    policy = Policy(
+        outcomes.models, plan.reference, 0.0, _RELUCTANCE, GRID, usage, limit, plan.risk_target, resolution
+    )
     options = [replace(policy, caution=caution) for caution in _CAUTIONS]
-    policy = _best([(option, *_at_target(option, expected, outcomes)) for option in options])
-    return replace(policy, usage=_usage(policy, expected, outcomes, costs))
+    policy = _best([(option, *_at_target(option, expected, looked, outcomes)) for option in options])
+    return replace(policy, usage=_usage(policy, expected, looked, outcomes, costs))
 
 
 def _best(options: Sequence[tuple[Policy, float, float]]) -> Policy:
@@ -212,20 +273,22 @@ def _best(options: Sequence[tuple[Policy, float, float]]) -> Policy:
     return max((one for one in options if one[1] <= least + _AS_CHEAP), key=lambda one: one[2])[0]
 
 
-def _at_target(policy: Policy, expected: Estimates, outcomes: Outcomes) -> tuple[float, float]:
+def _at_target(policy: Policy, expected: Estimates, looked: Looks, outcomes: Outcomes) -> tuple[float, float]:
     """Mean relative cost and quality at the largest λ before regret is above the default risk target."""
-    chosen = choices(policy, expected)
-    within = regrets(policy, chosen, outcomes.score).mean(axis=0) <= policy.default_risk_target
+    taken = courses(policy, expected, looked)
+    within = regrets(policy, taken.answered, outcomes.score).mean(axis=0) <= policy.default_risk_target
     index = max(int(np.argmin(within)) - 1, 0) if not within.all() else len(within) - 1
-    tables, picked = (expected.relative_cost, outcomes.score), chosen[:, index, None]
-    cost, quality = (float(np.take_along_axis(table, picked, axis=1).mean()) for table in tables)
-    return cost, quality
+    quality = np.take_along_axis(outcomes.score, taken.answered[:, index, None], axis=1).mean()
+    return float(taken.cost(expected.relative_cost)[:, index].mean()), float(quality)
 
 
-def _usage(policy: Policy, expected: Estimates, outcomes: Outcomes, costs: CostModel) -> _Array:
+def _usage(
+    policy: Policy, expected: Estimates, looked: Looks, outcomes: Outcomes, costs: CostModel
+) -> _Array:
     """(G, M, 2) mean tokens read and written by each model per request, at every λ."""
     ratios = np.array([model.prompt_ratio for model in costs.models])
     prompts = outcomes.estimated_tokens[:, None] * ratios
     tokens = np.stack((prompts, expected.completion_tokens), axis=2)
-    takes = choices(policy, expected)[:, :, None] == np.arange(len(policy.models))
+    taken, every = courses(policy, expected, looked), np.arange(len(policy.models))
+    takes = (taken.answered[:, :, None] == every) | (taken.drafted[:, :, None] == every)
     return np.asarray(np.einsum("ngm,nmk->gmk", takes.astype(np.float64), tokens) / len(outcomes))

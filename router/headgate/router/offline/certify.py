@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from headgate.router import certify
 from headgate.router.bundle import Bundle, Estimates
-from headgate.router.offline.build import choices, estimates, regrets
+from headgate.router.offline.build import estimates
+from headgate.router.offline.courses import courses, looks, regrets
 from headgate.router.offline.datasets import DataError, Listed, Outcomes
 from headgate.router.policy import Policy
 from headgate.router.types import Certificate
@@ -46,7 +47,8 @@ def certificates(bundle: Bundle, outcomes: Outcomes, statement: Statement) -> tu
     """One certificate for each level that these outcomes support; their models in the bundle's order."""
     policy, expected = bundle.policy, estimates(bundle, outcomes)
     rows = np.flatnonzero(covered(policy, expected))
-    lost = losses(policy, choices(policy, expected)[rows], outcomes.score[rows], statement.loss)
+    taken = courses(policy, expected, looks(bundle, outcomes, expected))
+    lost = losses(policy, taken.answered[rows], outcomes.score[rows], statement.loss)
     names, slices = _slices(outcomes.take(rows)) if statement.by_slice else ((), None)
     kind = f"{statement.loss}-by-slice" if names else statement.loss
     return tuple(
@@ -111,10 +113,10 @@ def outlook(bundle: Bundle, outcomes: Outcomes, statement: Statement, level: flo
     rows = np.flatnonzero(covered(policy, expected))
     if not len(rows):
         return []
-    chosen, cost = choices(policy, expected)[rows], expected.relative_cost[rows]
-    lost = regrets(policy, chosen, outcomes.score[rows])
-    away = (chosen != policy.reference_index).mean(axis=0)
-    spent = np.take_along_axis(cost, chosen, axis=1).mean(axis=0) / cost[:, policy.reference_index].mean()
+    taken, cost = courses(policy, expected, looks(bundle, outcomes, expected)), expected.relative_cost
+    lost = regrets(policy, taken.answered[rows], outcomes.score[rows])
+    away = (taken.answered[rows] != policy.reference_index).mean(axis=0)
+    spent = taken.cost(cost)[rows].mean(axis=0) / cost[rows, policy.reference_index].mean()
     found = []
     for n in (times * len(rows) for times in _TIMES):
         passed = certify.reach(lost, n, level, statement.levels, statement.delta, statement.window)

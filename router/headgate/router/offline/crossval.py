@@ -7,7 +7,7 @@ outcomes say (`difficulty`) is fitted without the fold too. Nothing is tuned on 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.router.bundle import Estimates
-from headgate.router.offline import build, datasets
+from headgate.router.deferral import Look
+from headgate.router.offline import build, courses, datasets
 from headgate.router.offline.baselines import rivals
 from headgate.router.offline.build import Plan, Sharing, nothing_shared
+from headgate.router.offline.courses import Looks
 from headgate.router.offline.datasets import DataError, Outcomes
 from headgate.router.offline.train import Progress
 
@@ -37,6 +39,8 @@ class Told:
     """p_correct (n, M) by every rival."""
     labels: int
     """Labelled queries that a model was trained on, least over the folds."""
+    looks: Looks = field(default_factory=dict)
+    """What their recorded drafts say, by models that had not seen those either."""
 
 
 def cross_validate(
@@ -63,7 +67,8 @@ def tell(train: Outcomes, test: Outcomes, plan: Plan, sharing: Sharing = nothing
     """The queries of `test` told by models of `train`."""
     bundle = build.loaded(build.build(train, plan, sharing))
     by_rival = {name: rival(train, test) for name, rival in rivals(plan.recipe.seed).items()}
-    return Told(test, build.estimates(bundle, test), by_rival, len(train))
+    expected = build.estimates(bundle, test)
+    return Told(test, expected, by_rival, len(train), courses.looks(bundle, test, expected))
 
 
 def capped(train: Outcomes, labels: int | None, plan: Plan) -> Outcomes:
@@ -80,9 +85,12 @@ def _joined(parts: Sequence[Told]) -> Told:
         name: tuple(chain.from_iterable(getattr(part.outcomes, name) for part in parts)) for name in texts
     }
     joined |= {name: np.concatenate([getattr(part.outcomes, name) for part in parts]) for name in arrays}
-    names = ("p_correct", "spread", "completion_tokens", "relative_cost", "out_of_distribution")
-    expected = Estimates(
-        *(np.concatenate([getattr(part.expected, name) for part in parts]) for name in names)
-    )
+    expected = Estimates.joined([part.expected for part in parts])
     by_rival = {name: np.concatenate([part.rivals[name] for part in parts]) for name in parts[0].rivals}
-    return Told(replace(parts[0].outcomes, **joined), expected, by_rival, min(part.labels for part in parts))
+    joined["drafts"] = {
+        model: tuple(chain.from_iterable(part.outcomes.drafts[model] for part in parts))
+        for model in parts[0].outcomes.drafts
+    }
+    looks = {index: Look.joined([part.looks[index] for part in parts]) for index in parts[0].looks}
+    labels = min(part.labels for part in parts)
+    return Told(replace(parts[0].outcomes, **joined), expected, by_rival, labels, looks)

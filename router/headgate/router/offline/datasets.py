@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from headgate.router import features
 from headgate.router.cost import estimate_tokens
 from headgate.router.features import Features
-from headgate.router.types import Objective, Price, Query
+from headgate.router.types import Draft, Objective, Price, Query
 
 _NANO = 10**9
 _LEAST_QUERIES = 20
@@ -88,6 +88,8 @@ class Outcomes:
     completion_tokens: _Array
     subjects: tuple[str, ...] = ()
     """Subject of every query, "" where unknown; left out, all are."""
+    drafts: Mapping[str, tuple[Draft, ...]] = field(default_factory=dict)
+    """What a model wrote to every query, for models whose answers are recorded."""
 
     def __post_init__(self) -> None:
         if not self.subjects:
@@ -107,6 +109,7 @@ class Outcomes:
             prompt_tokens=self.prompt_tokens[rows],
             completion_tokens=self.completion_tokens[rows],
             subjects=tuple(self.subjects[row] for row in chosen),
+            drafts={model: tuple(written[row] for row in chosen) for model, written in self.drafts.items()},
         )
 
     def with_models(self, models: Sequence[str]) -> Outcomes:

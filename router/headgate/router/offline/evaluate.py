@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from headgate.router import certify
 from headgate.router.bundle import Bundle, Estimates
 from headgate.router.calibrate import brier, expected_calibration_error
-from headgate.router.offline.build import choices, estimates, regrets
+from headgate.router.offline.build import estimates
 from headgate.router.offline.certify import covered
+from headgate.router.offline.courses import Courses, Looks, courses, looks, one_course, regrets
 from headgate.router.offline.curve import Interval, apgr, auc
 from headgate.router.offline.datasets import Outcomes
 
@@ -85,17 +86,18 @@ class _Case:
     score: _Array
     cost: _Array
     expected: Estimates
+    looks: Looks
     inside: NDArray[np.bool_]
 
     @property
     def reference(self) -> int:
         return self.bundle.policy.reference_index
 
-    def chosen(self, lam: float) -> _Rows:
-        """The policy's choice for every query; the reference where no certificate reaches."""
-        e = self.expected
-        picked = self.bundle.policy.choose(e.p_correct, e.spread, e.relative_cost, lam)
-        return np.where(self.inside, picked, self.reference)
+    def chosen(self, lam: float) -> tuple[_Rows, _Rows]:
+        """Who answers every query, the reference where no certificate reaches; whose draft is wasted, or
+        -1."""
+        answered, drafted = one_course(self.bundle.policy, self.expected, self.looks, lam)
+        return np.where(self.inside, answered, self.reference), np.where(self.inside, drafted, -1)
 
 
 def evaluate(bundle: Bundle, outcomes: Outcomes, seed: int, redrawn: int = 50) -> Evaluation:
@@ -131,7 +133,8 @@ def _case(bundle: Bundle, outcomes: Outcomes) -> _Case:
     price_in, price_out = np.array(prices, dtype=np.float64).T
     cost = read * price_in + written * price_out
     cost /= cost[:, bundle.policy.reference_index].mean()
-    return _Case(bundle, outcomes.score, cost, expected, covered(bundle.policy, expected))
+    found = looks(bundle, outcomes, expected)
+    return _Case(bundle, outcomes.score, cost, expected, found, covered(bundle.policy, expected))
 
 
 def _baselines(case: _Case, draws: _Rows) -> list[Row]:
@@ -151,20 +154,21 @@ def _row(name: str, case: _Case, chosen: _Rows, draws: _Rows) -> Row:
 
 
 def _policy_row(name: str, case: _Case, lam: float, draws: _Rows) -> Row:
-    chosen = case.chosen(lam)
+    chosen, drafted = case.chosen(lam)
     plain = _row(name, case, chosen, draws)
+    spent = Courses(chosen[:, None], drafted[:, None]).cost(case.cost)[:, 0]
     regret = regrets(case.bundle.policy, chosen[:, None], case.score).mean()
 
     def above(rows: _Rows) -> float:
         mixed = _random_mix(
-            case.score[rows].mean(axis=0), case.cost[rows].mean(axis=0), _mean(case.cost[rows], chosen[rows])
+            case.score[rows].mean(axis=0), case.cost[rows].mean(axis=0), float(spent[rows].mean())
         )
         return float(_pick(case.score[rows], chosen[rows]).mean() - mixed)
 
     def recovered(rows: _Rows) -> float:
         return _pgr(case.score[rows], _pick(case.score[rows], chosen[rows]).mean(), case.reference)
 
-    return Row(name, plain.quality, plain.cost, plain.share, float(regret),
+    return Row(name, plain.quality, float(spent.mean()), plain.share, float(regret),
                _interval(above, draws), _interval(recovered, draws))  # fmt: skip
 
 
@@ -217,10 +221,10 @@ def hold_rates(case: _Case, rng: np.random.Generator, seeds: int, delta: float =
     that follows draws one window (all of them where the certificates have none), both with replacement.
     """
     policy = case.bundle.policy
-    chosen = choices(policy, case.expected)
+    taken = courses(policy, case.expected, case.looks)
     inside = np.flatnonzero(case.inside)
-    regret = regrets(policy, chosen, case.score)[inside]
-    truth, cost = regret.mean(axis=0), np.take_along_axis(case.cost, chosen, axis=1)[inside].mean(axis=0)
+    regret = regrets(policy, taken.answered, case.score)[inside]
+    truth, cost = regret.mean(axis=0), taken.cost(case.cost)[inside].mean(axis=0)
     n = max((c.n for c in case.bundle.certificates), default=len(inside))
     window = max((c.window for c in case.bundle.certificates), default=0)
     seen: dict[float, list[int]] = {level: [] for level in certify.LEVELS}

@@ -17,9 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from headgate.router.bundle import Golden
 from headgate.router.features import BUCKETS, SURFACE
-from headgate.router.model import UncertaintyModel
+from headgate.router.model import Golden, UncertaintyModel
 
 _OPSET = 18
 _IR = 10
@@ -55,7 +54,7 @@ class Weights:
 def export(weights: Weights) -> tuple[bytes, Golden]:
     """The graph and its golden vectors; ArithmeticError if ONNX Runtime and numpy differ."""
     built = build(weights)
-    golden = golden_vectors(built, weights.models)
+    golden = golden_vectors(built, weights.models, len(weights.surface))
     difference = float(np.abs(golden.heads - heads(weights, golden.ngrams, golden.surface)).max())
     if not difference <= _PARITY:
         raise ArithmeticError(f"ONNX Runtime and numpy differ by {difference:.2g}")
@@ -69,7 +68,7 @@ def build(weights: Weights) -> bytes:
         "uncertainty",
         [
             helper.make_tensor_value_info("ngrams", TensorProto.INT32, ["n", "t"]),
-            helper.make_tensor_value_info("surface", TensorProto.FLOAT, ["n", len(SURFACE)]),
+            helper.make_tensor_value_info("surface", TensorProto.FLOAT, ["n", len(weights.surface)]),
         ],
         [helper.make_tensor_value_info("heads", TensorProto.FLOAT, ["n", 3, weights.models])],
         [numpy_helper.from_array(array, name) for name, array in _initializers(weights)],
@@ -91,11 +90,11 @@ def heads(weights: Weights, ngrams: NDArray[np.int32], surface: NDArray[np.float
     return np.stack((lines[:, :m], lines[:, m:], variance), axis=1)
 
 
-def golden_vectors(graph: bytes, models: int) -> Golden:
+def golden_vectors(graph: bytes, models: int, numbers: int = len(SURFACE)) -> Golden:
     """Drawn arrays over the table's rows and the range of every surface number."""
     rng = np.random.default_rng(0)
     ngrams = rng.integers(1, BUCKETS, (_GOLDEN_QUERIES, _GOLDEN_NGRAMS), dtype=np.int32)
-    surface = rng.uniform(0.0, 6.0, (_GOLDEN_QUERIES, len(SURFACE))).astype(np.float32)
+    surface = rng.uniform(0.0, 6.0, (_GOLDEN_QUERIES, numbers)).astype(np.float32)
     return Golden(ngrams, surface, UncertaintyModel(graph, models).raw(ngrams, surface))
 
 

@@ -14,7 +14,7 @@ from headgate.router import certify, decide
 from headgate.router.bundle import Bundle, Estimates
 from headgate.router.calibrate import brier, expected_calibration_error
 from headgate.router.offline import curve
-from headgate.router.offline.build import choices, regrets
+from headgate.router.offline.courses import courses, regrets
 from headgate.router.offline.crossval import Told
 from headgate.router.offline.datasets import Outcomes
 from headgate.router.policy import Policy
@@ -24,6 +24,7 @@ CERTIFIED_N = (200, 500, 2000)
 CERTIFIED_LEVELS = (0.02, 0.05, 0.10)
 DELTA = 0.10
 DRAWS = 500
+_POINTS = 51
 _TIMED = 400
 _WARM = 50
 
@@ -46,6 +47,51 @@ def pair(told: Told, seed: int) -> dict[str, Any]:
         "baselines": rivals,
         "apgr_above": {name: _above(gain, _gain(p), score, seed) for name, p in told.rivals.items()},
         "oracle": _oracle(score),
+    }
+
+
+def drafts(told: Told, seed: int, draft_cost: float) -> dict[str, Any]:
+    """What reading the small model's recorded drafts adds, of two models.
+
+    `above` is the difference of APGR over shares of large calls, where every query has a draft and none is
+    paid for; `priced` counts drafts, each at `draft_cost` of a large call, against routing that pays only for
+    whom it asks.
+    """
+    score, look = told.outcomes.score, told.looks[0]
+    before, after = _gain(told.expected.p_correct), _gain(look.p_correct)
+    return {
+        "with_drafts": _with_interval(look.p_correct, score, seed),
+        "query_only": _with_interval(told.expected.p_correct, score, seed),
+        "above": _above(after, before, score, seed),
+        "priced": {
+            "draft_cost": draft_cost,
+            "with_drafts": _priced(after, score, 0.0, draft_cost),
+            "query_only": _priced(before, score, draft_cost, 0.0),
+        },
+    }
+
+
+def _with_interval(p: _Array, score: _Array, seed: int) -> dict[str, Any]:
+    gain = _gain(p)
+    apgr = curve.interval(lambda rows: curve.apgr(gain[rows], score[rows]), len(score), seed)
+    return {**_of(p, score), "apgr_ci95": [apgr.low, apgr.high], "brier": brier(p[:, 0], score[:, 0])}
+
+
+def _priced(gain: _Array, score: _Array, kept: float, every: float) -> dict[str, Any]:
+    """Quality over cost in large calls: `kept` for a query that stays small, `every` for all of them.
+
+    `cost50` and `cost80` are the least costs at which that part of the gap is recovered; None where it never
+    is.
+    """
+    pgr = curve.recovered(gain, score)
+    shares = np.arange(len(pgr)) / (len(pgr) - 1)
+    cost = shares + kept * (1 - shares) + every
+    quality = score[:, 0].mean() + pgr * (score[:, 1].mean() - score[:, 0].mean())
+    points = np.unique(np.linspace(0, len(pgr) - 1, _POINTS).round().astype(int))
+    reached = {f"cost{part}": np.flatnonzero(pgr >= part / 100) for part in (50, 80)}
+    return {
+        **{name: float(cost[rows[0]]) if len(rows) else None for name, rows in reached.items()},
+        "curve": [[float(cost[one]), float(quality[one])] for one in points],
     }
 
 
@@ -93,7 +139,7 @@ def certificates(told: Told, policy: Policy, seed: int, draws: int = DRAWS) -> l
     reach in hindsight.
     """
     expected = _cost_of_a_call(told.expected)
-    chosen = choices(policy, expected)
+    chosen = courses(policy, expected, told.looks).answered
     regret = regrets(policy, chosen, told.outcomes.score)
     cheap = (chosen != policy.reference_index).mean(axis=0)
     rng = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from headgate.router.evidence import Evidence
 from headgate.router.features import BUCKETS, Features
 
 _Array = NDArray[np.float64]
@@ -26,8 +27,8 @@ class Terms:
     n: int
 
     @classmethod
-    def of(cls, features: Sequence[Features]) -> Terms:
-        """The counts of these queries."""
+    def of(cls, features: Sequence[Features | Evidence]) -> Terms:
+        """The counts of these queries, or of these drafts."""
         rows = np.concatenate([one.ngrams for one in features])
         return cls(np.bincount(rows, minlength=BUCKETS), len(features))
 
@@ -41,7 +42,7 @@ class Terms:
         idf[0] = 0.0
         return np.asarray(idf)
 
-    def matrix(self, features: Sequence[Features]) -> Any:
+    def matrix(self, features: Sequence[Features | Evidence]) -> Any:
         """(n, BUCKETS) sparse, rows of length 1; 0 for a text without n-grams."""
         rows = np.concatenate([one.ngrams for one in features])
         ends = np.cumsum([0, *(len(one.ngrams) for one in features)])

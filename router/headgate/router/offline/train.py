@@ -13,7 +13,7 @@ that strange text has a wide spread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.router.calibrate import sigmoid
+from headgate.router.deferral import pack
+from headgate.router.evidence import Evidence
 from headgate.router.offline import glm
 from headgate.router.offline.datasets import Outcomes
 from headgate.router.offline.difficulty import Difficulty
@@ -53,7 +55,7 @@ class _Dense:
     factor: _Array
 
     @classmethod
-    def of(cls, numbers: _Array, scale: float, least: float) -> _Dense:
+    def of(cls, numbers: _Array, scale: float | _Array, least: float) -> _Dense:
         return cls(numbers.mean(axis=0), scale / np.maximum(numbers.std(axis=0), least))
 
     def apply(self, numbers: _Array) -> _Array:
@@ -128,6 +130,38 @@ def train(
         bias=(np.concatenate((quality.bias + shared_bias, length.bias)) + surface_bias).astype(np.float32),
         root=(seen.factor[:, None] * root).astype(np.float32),
         root_bias=(-(seen.mean * seen.factor) @ root).astype(np.float32),
+    )
+
+
+def train_deferral(
+    outcomes: Outcomes, seen: Sequence[Evidence], logits: _Array, tokens: _Array, recipe: Recipe
+) -> Weights:
+    """The weights of a look at drafts, whose evidence is `seen`.
+
+    `logits` (n, M) and expected `tokens` (n,) are what a model that had not seen a query said of it. The
+    logits have a wide prior, as n-grams do: nobody knows beforehand how far to trust them. Lengths are not
+    told.
+    """
+    terms = Terms.of(seen)
+    ngrams = terms.matrix(seen)
+    numbers = pack(seen, logits, tokens).surface.astype(np.float64)
+    scale = np.full(numbers.shape[1], recipe.surface)
+    scale[-1 - logits.shape[1] : -1] = 1.0
+    dense = _Dense.of(numbers, scale, _LEAST_DEVIATION)
+    blocks = ngrams, dense.apply(numbers)
+    quality = glm.fit(blocks, outcomes.score)
+    variance, root = _posterior(sigmoid(quality.predict(blocks)), *blocks)
+    by_number, bias = dense.unfold(quality.weights[1])
+    silent = np.zeros_like(quality.weights[0])
+    idf = terms.idf[:, None]
+    return Weights(
+        table=np.concatenate((idf * quality.weights[0], silent, idf**2 * variance, idf**2), axis=1).astype(
+            np.float16
+        ),
+        surface=np.concatenate((by_number, np.zeros_like(by_number)), axis=1).astype(np.float32),
+        bias=np.concatenate((quality.bias + bias, np.zeros_like(bias))).astype(np.float32),
+        root=(dense.factor[:, None] * root).astype(np.float32),
+        root_bias=(-(dense.mean * dense.factor) @ root).astype(np.float32),
     )
 
 

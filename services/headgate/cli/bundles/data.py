@@ -120,6 +120,18 @@ def read(
     return outcomes
 
 
+def with_drafts(table: Outcomes, path: Path, source: str, models: list[str]) -> Outcomes:
+    """The queries with recorded answers of these models; says how many have none."""
+    from headgate.router.offline import datasets, drafts
+
+    found = drafts.read(path, source, table, models)
+    missing = len(table) - len(found)
+    if missing:
+        console.print(f"{missing:,} of {len(table):,} queries have no recorded draft and are left out")
+    datasets.check(found)
+    return found
+
+
 def read_prices(path: Path | None, beside: Path) -> dict[str, Listed]:
     """The price table, by default prices.csv beside the outcomes; CommandError if there is none."""
     from headgate.router.offline import datasets

@@ -55,6 +55,15 @@ def evaluate(
     certificates: Annotated[
         bool, typer.Option("--certificates", help="Certify re-drawn calibration sets; a minute longer.")
     ] = False,
+    with_drafts: Annotated[
+        bool,
+        typer.Option(
+            "--with-drafts", help="Also read the small model's answers in responses.csv, as drafts."
+        ),
+    ] = False,
+    draft_cost: Annotated[
+        float, typer.Option(min=0, max=1, help="With --with-drafts: cost of a draft, of a large call's.")
+    ] = 0.1,
     seed: SeedOption = 0,
     held_out: Annotated[
         float, typer.Option(min=0, max=0.9, help="With --bundle: the share that `train` held out.")
@@ -87,7 +96,8 @@ def evaluate(
         pair = [_needed(small, "--small"), _needed(large, "--large")]
 
         def read(path: Path) -> Outcomes:
-            return data.read(path, source, dataset, pair, label, exclude)
+            table = data.read(path, source, dataset, pair, label, exclude)
+            return data.with_drafts(table, path, source, [small]) if with_drafts else table
 
         if train is not None or test is not None:
             told, figures = _one_split(
@@ -97,6 +107,8 @@ def evaluate(
             folder = _needed(outcomes, "--outcomes")
             sharing = _sharing(folder, pair, leave_out, seed, folds) if share and folder.is_dir() else None
             told, figures = _folds(read(folder), seed, folds, labels, sharing, certificates)
+        if with_drafts:
+            figures |= _drafts(told, seed, draft_cost)
         _show(figures)
         if report is not None:
             _report(report, told, figures, seed)
@@ -203,8 +215,33 @@ def _show(figures: dict[str, Any]) -> None:
     for name, row in rows.items():
         table.add_row(name, *(f"{row[key]:.3f}" for key in ("apgr", "cpt50", "auc", "ece")))
     table.add_row("oracle", f"{figures['oracle']['apgr']:.3f}", f"{figures['oracle']['cpt50']:.3f}", "", "")
+    if "with_drafts" in figures:
+        _show_drafts(table, figures)
     console.print(table)
+    for cell in figures.get("certificates", ()):
+        console.print(_certified(cell))
     console.print(f"n = {figures['n']:,}, trained on {figures['labels']:,} labelled queries or more a fold")
+
+
+def _drafts(told: Told, seed: int, draft_cost: float) -> dict[str, Any]:
+    from headgate.router.offline import summary
+
+    return summary.drafts(told, seed, draft_cost)
+
+
+def _show_drafts(table: Table, figures: dict[str, Any]) -> None:
+    found = figures["with_drafts"]
+    low, high = found["apgr_ci95"]
+    cells = [f"{found[key]:.3f}" for key in ("apgr", "cpt50", "auc", "ece")]
+    table.add_row(f"with drafts  [{low:.3f}, {high:.3f}]", *cells, style="bold")
+
+
+def _certified(cell: dict[str, float]) -> str:
+    most, share = cell["delta"] + 2 * cell["se"], cell["cheap_share"]
+    return (
+        f"n = {cell['n']:,}, α = {cell['alpha']:g}: {cell['violation_share']:.1%} of certificates violated "
+        f"(at most {most:.1%}), {share:.0%} cheap of {cell['best_share']:.0%} at best"
+    )
 
 
 def _bundle(

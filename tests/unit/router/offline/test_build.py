@@ -9,7 +9,7 @@ import pytest
 from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle, Contents
 from headgate.router.calibrate import expected_calibration_error
-from headgate.router.offline import build, datasets
+from headgate.router.offline import build, courses, datasets
 from headgate.router.offline.build import FOLDS, Plan
 from headgate.router.offline.datasets import DataError, Listed, Outcomes
 from headgate.router.offline.difficulty import Difficulty, Prior
@@ -121,7 +121,7 @@ def test_what_others_say_of_a_fold_is_asked_for_without_it(make_outcomes: MakeOu
 def test_regret_needs_a_worse_answer_than_the_references(trained: Bundle) -> None:
     score = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.5, 0.0, 0.6], [0.0, 0.0, 0.0]])
     chosen = np.array([[0, 2], [0, 2], [0, 1], [0, 1]])
-    assert build.regrets(trained.policy, chosen, score).tolist() == [
+    assert courses.regrets(trained.policy, chosen, score).tolist() == [
         [False, False], [True, False], [True, True], [False, False],
     ]  # fmt: skip
 
@@ -139,7 +139,7 @@ def test_the_grid_begins_at_a_safe_end(trained: Bundle, fresh: Outcomes) -> None
 
     def regret(reluctance: float) -> float:
         policy = replace(trained.policy, reluctance=reluctance)
-        return float(build.regrets(policy, build.choices(policy, expected), fresh.score).mean(axis=0)[0])
+        return float(courses.regrets(policy, courses.choices(policy, expected), fresh.score).mean(axis=0)[0])
 
     assert regret(trained.policy.reluctance) < 0.002
     assert regret(0.0) > 0.004

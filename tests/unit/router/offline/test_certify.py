@@ -7,7 +7,7 @@ import pytest
 
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide
-from headgate.router.offline import build, certify
+from headgate.router.offline import build, certify, courses
 from headgate.router.offline.certify import Statement
 from headgate.router.offline.datasets import DataError, Outcomes
 from headgate.router.types import Model, Objective, Pool, Price, Query, Reason
@@ -32,8 +32,8 @@ def test_certificates_say_what_they_rest_on(trained: Bundle, parts: Parts, terms
 
 def test_certified_regret_holds_on_fresh_queries(trained: Bundle, fresh: Outcomes) -> None:
     expected = build.estimates(trained, fresh)
-    chosen = build.choices(trained.policy, expected)
-    regret = build.regrets(trained.policy, chosen, fresh.score)[certify.covered(trained.policy, expected)]
+    chosen = courses.choices(trained.policy, expected)
+    regret = courses.regrets(trained.policy, chosen, fresh.score)[certify.covered(trained.policy, expected)]
     for found in trained.certificates:
         rate = regret[:, trained.policy.grid.index(found.lam)].mean()
         assert rate <= found.risk_target + 3 * (found.risk_target / len(regret)) ** 0.5
@@ -66,7 +66,7 @@ def test_the_outlook_begins_with_what_is_certified_now_and_more_labels_buy_more(
     now, *more = certify.outlook(trained, labels, terms, 0.1)
     found = [one for one in certify.certificates(trained, labels, terms) if one.risk_target == 0.1]
     expected = build.estimates(trained, labels)
-    chosen = build.choices(trained.policy, expected)[certify.covered(trained.policy, expected)]
+    chosen = courses.choices(trained.policy, expected)[certify.covered(trained.policy, expected)]
     index = trained.policy.grid.index(found[0].lam)
     assert now.labels == found[0].n
     assert now.away == (chosen[:, index] != trained.policy.reference_index).mean()

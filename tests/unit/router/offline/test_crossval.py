@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from headgate.router.bundle import Estimates
 from headgate.router.offline import crossval, datasets
@@ -12,6 +13,7 @@ from headgate.router.offline.build import Plan
 from headgate.router.offline.crossval import Told, capped, cross_validate
 from headgate.router.offline.datasets import DataError, Outcomes
 
+_Array = NDArray[np.float64]
 MakeOutcomes = Callable[[int, int], Outcomes]
 
 
@@ -23,6 +25,10 @@ def pair(make_outcomes: MakeOutcomes, seed: int) -> Outcomes:
     return replace(data, texts=again, subjects=tuple("ab"[i % 2] for i in range(150)))
 
 
+def _told(test: Outcomes, number: _Array, rivals: dict[str, _Array], n: int) -> Told:
+    return Told(test, Estimates(number, number, number, number, number[:, 0], number), rivals, n)
+
+
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Outcomes, Outcomes]]:
     """What every fold is trained and told on; what is told is the number in the query's id."""
@@ -31,7 +37,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Outcomes, Outcomes]]:
     def tell(train: Outcomes, test: Outcomes, plan: Plan, sharing: object) -> Told:
         seen.append((train, test))
         number = np.array([[float(one[1:])] * 2 for one in test.ids])
-        return Told(test, Estimates(number, number, number, number, number[:, 0]), {"r": number}, len(train))
+        return _told(test, number, {"r": number}, len(train))
 
     monkeypatch.setattr(crossval, "tell", tell)
     return seen
@@ -84,7 +90,7 @@ def test_what_others_say_is_asked_for_without_the_fold(
         sharing()
         sharing(9)
         some = np.zeros((len(test), 2))
-        return Told(test, Estimates(some, some, some, some, some[:, 0]), {}, len(train))
+        return _told(test, some, {}, len(train))
 
     monkeypatch.setattr(crossval, "tell", tell)
     cross_validate(pair, plan, 3, sharing=lambda *folds: asked.append(folds))

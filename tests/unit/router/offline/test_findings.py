@@ -27,7 +27,7 @@ def told(seed: int) -> Told:
     subjects = tuple("c" if i < 3 else "d" if i < 6 else "ab"[i % 2] for i in range(N))
     blank = np.full((N, 2), np.nan)
     outcomes = Outcomes(ids, texts, ("small", "large"), score, blank, blank, subjects)
-    expected = Estimates(p, 0.1 * p, blank, blank, np.zeros(N))
+    expected = Estimates(p, 0.1 * p, blank, blank, np.zeros(N), p)
     return Told(outcomes, expected, {"random": rng.random((N, 2))}, 500)
 
 

@@ -80,7 +80,7 @@ def told(make_outcomes: MakeOutcomes, seed: int) -> Told:
     p += rng.normal(0, 1e-4, p.shape)
     rivals = {"random": rng.random((N, 2)), "TF-IDF + LR": np.clip(p + rng.normal(0, 0.3, p.shape), 0, 1)}
     subjects = tuple(text.split()[0] for text in table.texts)
-    expected = Estimates(p, 0.1 * p, p, p, p[:, 0])
+    expected = Estimates(p, 0.1 * p, p, p, p[:, 0], p)
     return Told(replace(table, subjects=subjects), expected, rivals, 320)
 
 

@@ -28,7 +28,7 @@ def told(make_outcomes: MakeOutcomes, seed: int) -> Told:
     digits = np.array([len(text.split()[1]) for text in table.texts])
     p = np.clip(np.stack((1.05 - 0.2 * digits, np.full(400, 0.9)), axis=1), 0.05, 0.95)
     noisy = np.clip(p + rng.normal(0, 0.3, p.shape), 0, 1)
-    expected = Estimates(p, 0.1 * p, p, p, p[:, 0])
+    expected = Estimates(p, 0.1 * p, p, p, p[:, 0], p)
     return Told(table, expected, {"random": rng.random((400, 2)), "TF-IDF + LR": noisy}, 320)
 
 

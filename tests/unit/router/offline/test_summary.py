@@ -30,7 +30,7 @@ def told(seed: int) -> Told:
     blank = np.full((N, 2), np.nan)
     outcomes = Outcomes(tuple(map(str, range(N))), tuple(map(str, range(N))), PAIR, score, blank, blank)
     cost = np.broadcast_to((0.1, 1.0), (N, 2))
-    expected = Estimates(p, np.full((N, 2), 0.05), np.ones((N, 2)), cost, np.zeros(N))
+    expected = Estimates(p, np.full((N, 2), 0.05), np.ones((N, 2)), cost, np.zeros(N), p)
     return Told(outcomes, expected, {"random": rng.random((N, 2)), "truth": truth}, 800)
 
 
@@ -121,7 +121,7 @@ def test_the_best_share_is_counted_by_hand(policy: Policy) -> None:
     p = np.array([[0.9, 0.9], [0.8, 0.9], [0.7, 0.9], [0.6, 0.9]])
     blank = np.full((4, 2), np.nan)
     outcomes = Outcomes(tuple("abcd"), tuple("abcd"), PAIR, score, blank, blank)
-    expected = Estimates(p, np.zeros((4, 2)), blank, blank, np.zeros(4))
+    expected = Estimates(p, np.zeros((4, 2)), blank, blank, np.zeros(4), p)
     shares = [summary._best_share(policy, expected, outcomes, alpha) for alpha in (0.0, 0.24, 0.25, 1.0)]
     assert shares == [0.5, 0.5, 1.0, 1.0]
 

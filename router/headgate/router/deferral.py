@@ -1,0 +1,90 @@
+"""Learned deferral: what a look at a model's draft says of every model of the pool, the draft's own included.
+
+It predicts who is right, not how confident the draft is: a draft may be doubtful and the dearer model no
+better (Jitkrittum et al., When does confidence-based cascade deferral suffice?, NeurIPS 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headgate.router.calibrate import Calibrator, apply_all, spreads
+from headgate.router.evidence import Evidence
+from headgate.router.features import Batch
+from headgate.router.model import Golden, UncertaintyModel
+
+_Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """What was trained on drafts of one model.
+
+    The graph is that of an uncertainty model. In the place of a surface it reads `evidence.NUMBERS`, then
+    what the query alone had said: M logits, and the logarithm of the draft's expected tokens.
+    """
+
+    draft_model: str
+    graph: bytes
+    calibrators: tuple[Calibrator, ...]
+    """In the order of the policy's models."""
+    golden: Golden
+    logprobs: bool
+    """Whether it was trained with the tokens' log-probabilities, and therefore needs them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What n drafts say of M models: `p_correct` and its `spread`, (n, M) each."""
+
+    p_correct: _Array
+    spread: _Array
+
+    @classmethod
+    def joined(cls, parts: Sequence[Look]) -> Look:
+        """Those of all parts, in their order."""
+        return cls(
+            np.concatenate([one.p_correct for one in parts]), np.concatenate([one.spread for one in parts])
+        )
+
+
+class Watcher:
+    """A deferral, ready to look."""
+
+    def __init__(self, deferral: Deferral, model: UncertaintyModel) -> None:
+        self.deferral = deferral
+        self._model = model
+
+    def look(self, seen: Sequence[Evidence], logits: _Array, tokens: _Array) -> Look:
+        """At n drafts; `logits` (n, M) and the draft's expected `tokens` (n,) are the query's.
+
+        EstimateError if the model fails.
+        """
+        heads = self._model.run(pack(seen, logits, tokens))
+        p_correct = apply_all(self.deferral.calibrators, heads.logits)
+        return Look(p_correct, spreads(self.deferral.calibrators, heads.logits, heads.deviation, p_correct))
+
+    def look_one(
+        self, seen: Evidence, logits: Sequence[float], tokens: float
+    ) -> tuple[Sequence[float], Sequence[float]]:
+        """As `look` for one draft, in plain numbers: p_correct and spread of every model."""
+        numbers = np.concatenate((seen.numbers, logits, (log(tokens),))).astype(np.float32)
+        found, deviation, _ = self._model.run_one(Batch(seen.ngrams[None], numbers[None], ()))
+        p_correct, spread = zip(
+            *map(Calibrator.one, self.deferral.calibrators, found, deviation), strict=True
+        )
+        return p_correct, spread
+
+
+def pack(seen: Sequence[Evidence], logits: _Array, tokens: _Array) -> Batch:
+    """What the graph reads."""
+    ngrams = np.zeros((len(seen), max(len(one.ngrams) for one in seen)), dtype=np.int32)
+    for row, one in zip(ngrams, seen, strict=True):
+        row[: len(one.ngrams)] = one.ngrams
+    numbers = np.column_stack((np.stack([one.numbers for one in seen]), logits, np.log(tokens)))
+    return Batch(ngrams, numbers.astype(np.float32), ())

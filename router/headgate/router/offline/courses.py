@@ -1,0 +1,85 @@
+"""What becomes of every query at every λ: who answers, and whose draft was paid for and not taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headgate.router.bundle import Bundle, Estimates
+from headgate.router.deferral import Look
+from headgate.router.offline import drafts
+from headgate.router.offline.datasets import Outcomes
+from headgate.router.policy import Policy
+
+_Array = NDArray[np.float64]
+_BATCH = 512
+
+Looks = Mapping[int, Look]
+"""What drafts of a model say, by the model's place in the policy."""
+NO_LOOKS: Final[Looks] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Courses:
+    """`answered` (n, G): index of the model whose answer is delivered; `drafted` (n, G): of the one whose
+    draft was not accepted, -1 where there is none."""
+
+    answered: NDArray[np.intp]
+    drafted: NDArray[np.intp]
+
+    def cost(self, of_models: _Array) -> _Array:
+        """(n, G) of what each model costs (n, M), drafts that were not accepted too."""
+        wasted = np.where(self.drafted >= 0, np.take_along_axis(of_models, self.drafted, axis=1), 0.0)
+        return np.asarray(np.take_along_axis(of_models, self.answered, axis=1) + wasted)
+
+
+def courses(policy: Policy, expected: Estimates, looks: Looks = NO_LOOKS) -> Courses:
+    """Of every query at every λ of the policy's grid."""
+    found = [one_course(policy, expected, looks, lam) for lam in policy.grid]
+    answered, drafted = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
+    return Courses(answered, drafted)
+
+
+def one_course(
+    policy: Policy, expected: Estimates, looks: Looks, lam: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """`answered` and `drafted` (n,) at one λ."""
+    cost = expected.relative_cost
+    chosen = policy.choose(expected.p_correct, expected.spread, cost, lam)
+    drafted = np.full_like(chosen, -1)
+    answered = chosen.copy()
+    for index, look in looks.items():
+        rows = np.flatnonzero(chosen == index)
+        taken = policy.accept(index, look.p_correct[rows], look.spread[rows], cost[rows], lam)
+        answered[rows] = taken
+        drafted[rows[taken != index]] = index
+    return answered, drafted
+
+
+def choices(policy: Policy, expected: Estimates, looks: Looks = NO_LOOKS) -> NDArray[np.intp]:
+    """Index of the model whose answer is delivered, for every query and every λ of the grid, (n, G)."""
+    return courses(policy, expected, looks).answered
+
+
+def regrets(policy: Policy, chosen: NDArray[np.intp], score: _Array) -> NDArray[np.bool_]:
+    """Where the chosen model's answer was worse than the reference's, of the shape of `chosen` (n, G)."""
+    got = np.take_along_axis(score, chosen, axis=1)
+    return np.asarray(got < score[:, policy.reference_index, None])
+
+
+def looks(bundle: Bundle, outcomes: Outcomes, expected: Estimates) -> Looks:
+    """At the recorded drafts of a table, by every deferral of the bundle; DataError if they are not
+    recorded."""
+    found = {}
+    for name, watcher in bundle.watchers.items():
+        index, seen = bundle.position[name], drafts.seen(outcomes, name)
+        parts = [
+            watcher.look(seen[rows], expected.logits[rows], expected.completion_tokens[rows, index])
+            for rows in (slice(start, start + _BATCH) for start in range(0, len(seen), _BATCH))
+        ]
+        found[index] = Look.joined(parts)
+    return found

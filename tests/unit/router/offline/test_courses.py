@@ -1,0 +1,125 @@
+"""Drafts of a planted world: the small model writes "sure" where it is right, and "hm" most often where it
+is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from headgate.router.bundle import Bundle
+from headgate.router.deferral import Look
+from headgate.router.offline import build, certify, courses, curve, datasets
+from headgate.router.offline.build import Plan
+from headgate.router.offline.certify import Statement
+from headgate.router.offline.datasets import DataError, Outcomes
+from headgate.router.types import Draft
+
+SMALL, BIG = "tiny", "big"
+
+
+def with_drafts(outcomes: Outcomes, seed: int) -> Outcomes:
+    pair = outcomes.with_models((SMALL, BIG))
+    noise = np.random.default_rng(seed).random(len(pair))
+    right = pair.score[:, 0] >= 0.5
+    words = np.where(right, np.where(noise < 0.9, "sure", "hm"), np.where(noise < 0.8, "hm", "sure"))
+    return replace(pair, drafts={SMALL: tuple(Draft(SMALL, f"{word} it is so", tokens=4) for word in words)})
+
+
+@pytest.fixture(scope="module")
+def learnt(outcomes: Outcomes, seed: int) -> tuple[Outcomes, Outcomes]:
+    fitted, threshold = datasets.split(with_drafts(outcomes, seed), seed, (0.7, 0.3))
+    return fitted, threshold
+
+
+@pytest.fixture(scope="module")
+def cascade(learnt: tuple[Outcomes, Outcomes], plan: Plan) -> Bundle:
+    return build.loaded(build.build(learnt[0], plan))
+
+
+@pytest.fixture(scope="module")
+def other(fresh: Outcomes, seed: int) -> Outcomes:
+    return with_drafts(fresh, seed + 1)
+
+
+def test_a_look_at_the_draft_knows_better_who_is_right(cascade: Bundle, other: Outcomes) -> None:
+    expected = build.estimates(cascade, other)
+    look = courses.looks(cascade, other, expected)[0]
+    before, after = (
+        curve.auc(p[:, 0], other.score[:, 0] >= 0.5) for p in (expected.p_correct, look.p_correct)
+    )
+    print(f"AUC {before:.3f} before the look, {after:.3f} after")
+    assert after > before + 0.05
+    assert abs(look.p_correct[:, 0].mean() - other.score[:, 0].mean()) < 0.03
+    assert 0 < cascade.policy.resolution[0] <= 1
+    assert cascade.policy.resolution[1] == 0
+
+
+def test_one_draft_is_told_what_the_batch_says(cascade: Bundle, other: Outcomes) -> None:
+    some = other.take(np.arange(20))
+    expected, watcher = build.estimates(cascade, some), cascade.watchers[SMALL]
+    many = courses.looks(cascade, some, expected)[0]
+    for row, seen in enumerate(courses.drafts.seen(some, SMALL)):
+        tokens = float(expected.completion_tokens[row, 0])
+        p, spread = watcher.look_one(seen, expected.logits[row].tolist(), tokens)
+        assert list(p) == pytest.approx(many.p_correct[row].tolist(), abs=1e-5)
+        assert list(spread) == pytest.approx(many.spread[row].tolist(), abs=1e-5)
+
+
+def test_a_cascade_costs_less_at_the_same_regret(cascade: Bundle, other: Outcomes) -> None:
+    expected = build.estimates(cascade, other)
+    blind = replace(cascade.policy, resolution=())
+    cost = []
+    for policy, looks in (
+        (blind, courses.NO_LOOKS),
+        (cascade.policy, courses.looks(cascade, other, expected)),
+    ):
+        taken = courses.courses(policy, expected, looks)
+        lost = courses.regrets(policy, taken.answered, other.score).mean(axis=0)
+        spent = taken.cost(expected.relative_cost).mean(axis=0)
+        cost.append(float(spent[lost <= 0.05].min()))
+    print(f"cost at a regret of 5 %: {cost[0]:.3f} by query, {cost[1]:.3f} with drafts")
+    assert cost[1] < cost[0]
+
+
+def test_a_draft_that_was_not_accepted_is_paid_beside_the_answer() -> None:
+    taken = courses.Courses(np.array([[1, 0]]), np.array([[0, -1]]))
+    assert taken.cost(np.array([[0.1, 1.0]])).tolist() == [[1.1, 0.1]]
+
+
+def test_a_draft_costs_its_tokens_even_where_the_reference_answers(cascade: Bundle, other: Outcomes) -> None:
+    """Usage is what a budget is kept by: shares add up to one request and its wasted drafts."""
+    usage, grid = cascade.policy.usage, np.array(cascade.policy.grid)
+    expected = build.estimates(cascade, other)
+    taken = courses.courses(cascade.policy, expected, courses.looks(cascade, other, expected))
+    wasted = (taken.drafted >= 0).mean(axis=0)
+    assert wasted.max() > 0.02
+    place = int(wasted.argmax())
+    alone = (taken.answered[:, place] == 0).mean()
+    prompts = other.estimated_tokens.mean() * cascade.costs.models[0].prompt_ratio
+    assert usage[place, 0, 0] > prompts * (alone + wasted[place] / 2), grid[place]
+
+
+def test_certificates_of_a_cascade_hold_on_fresh_queries(
+    cascade: Bundle, learnt: tuple[Outcomes, Outcomes], terms: Statement, other: Outcomes
+) -> None:
+    made = certify.certificates(cascade, learnt[1], terms)
+    assert made
+    expected = build.estimates(cascade, other)
+    taken = courses.courses(cascade.policy, expected, courses.looks(cascade, other, expected))
+    lost = courses.regrets(cascade.policy, taken.answered, other.score).mean(axis=0)
+    for one in made:
+        assert lost[cascade.policy.grid.index(one.lam)] <= one.risk_target
+
+
+def test_a_cascade_cannot_be_certified_without_drafts(
+    cascade: Bundle, learnt: tuple[Outcomes, Outcomes], terms: Statement
+) -> None:
+    with pytest.raises(DataError, match="looks at drafts of 'tiny'"):
+        certify.certificates(cascade, replace(learnt[1], drafts={}), terms)
+
+
+def test_looks_join_in_order() -> None:
+    one, two = (Look(np.full((1, 2), x), np.full((1, 2), x)) for x in (1.0, 2.0))
+    assert Look.joined([one, two]).p_correct[:, 0].tolist() == [1.0, 2.0]
