@@ -51,7 +51,7 @@ proto: $(PROTOS)/protos.stamp ## Regenerate the Python stubs
 
 models: $(VENV)/test.stamp ## Train the built-in pair, collect its outcomes, build the routing bundle
 	$(BIN)/python -m headgate.worker.backends.builtin.train all
-	$(BIN)/headgate train --outcomes $(OUTCOMES) --reference large --difficulty none --seed 1 \
+	$(BIN)/headgate train --outcomes $(OUTCOMES) --reference large --difficulty none --with-drafts --seed 1 \
 	  --out services/headgate/gateway/bundles/builtin.bundle
 
 text: $(VENV)/test.stamp ## Train the default text bundle on public outcomes; needs ../shared/data

@@ -45,6 +45,13 @@ DatasetOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--dataset", help="Only this dataset; may be repeated.")
 ]
 LabelOption: TypeAlias = Annotated[str, typer.Option(help="The column that is the score.")]
+DraftsOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--with-drafts",
+        help="Also read the cheaper models' answers, responses.csv beside the tables, as drafts.",
+    ),
+]
 ExcludeOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--exclude", help='Leave out queries by a column: "subject=law"; may be repeated.'),

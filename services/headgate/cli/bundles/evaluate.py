@@ -13,6 +13,7 @@ from rich.table import Table
 from headgate.cli.bundles import data
 from headgate.cli.bundles.data import (
     DatasetOption,
+    DraftsOption,
     ExcludeOption,
     LabelOption,
     SeedOption,
@@ -22,6 +23,7 @@ from headgate.cli.bundles.data import (
 from headgate.cli.state import CommandError
 
 if TYPE_CHECKING:
+    from headgate.router.bundle import Bundle
     from headgate.router.offline.build import Plan, Sharing
     from headgate.router.offline.crossval import Told
     from headgate.router.offline.datasets import Outcomes
@@ -55,12 +57,7 @@ def evaluate(
     certificates: Annotated[
         bool, typer.Option("--certificates", help="Certify re-drawn calibration sets; a minute longer.")
     ] = False,
-    with_drafts: Annotated[
-        bool,
-        typer.Option(
-            "--with-drafts", help="Also read the small model's answers in responses.csv, as drafts."
-        ),
-    ] = False,
+    with_drafts: DraftsOption = False,
     draft_cost: Annotated[
         float, typer.Option(min=0, max=1, help="With --with-drafts: cost of a draft, of a large call's.")
     ] = 0.1,
@@ -90,8 +87,12 @@ def evaluate(
     _check_report(report, bundle)
     with data.plain_errors():
         if bundle is not None:
-            table = data.read(_needed(outcomes, "--outcomes"), source, dataset, None, label, exclude)
-            _bundle(bundle, table, seed, held_out, redrawn, out, title, note)
+            folder = _needed(outcomes, "--outcomes")
+            table = data.read(folder, source, dataset, None, label, exclude)
+            loaded = data.read_bundle(bundle)
+            if loaded.watchers:
+                table = data.with_drafts(table, folder, source, list(loaded.watchers))
+            _bundle(loaded, table, seed, held_out, redrawn, out, title, note)
             return
         pair = [_needed(small, "--small"), _needed(large, "--large")]
 
@@ -245,7 +246,7 @@ def _certified(cell: dict[str, float]) -> str:
 
 
 def _bundle(
-    path: Path,
+    loaded: Bundle,
     table: Outcomes,
     seed: int,
     held_out: float,
@@ -258,7 +259,6 @@ def _bundle(
 
     if held_out:
         table = datasets.split(table, seed, [1 - held_out, held_out])[1]
-    loaded = data.read_bundle(path)
     with console.status(f"measuring on {len(table):,} queries"):
         page = report.page(title, loaded, evaluate.evaluate(loaded, table, seed, redrawn), seed, note)
     if out is None:

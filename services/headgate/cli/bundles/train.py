@@ -13,6 +13,7 @@ from headgate.cli.bundles.certify import foretold, told
 from headgate.cli.bundles.data import (
     DatasetOption,
     DayOption,
+    DraftsOption,
     ExcludeOption,
     LabelOption,
     LedgerOption,
@@ -48,6 +49,7 @@ def train(
     model: ModelOption = None,
     label: LabelOption = "score",
     exclude: ExcludeOption = None,
+    with_drafts: DraftsOption = False,
     seed: SeedOption = 0,
     risk_target: Annotated[float, typer.Option(help="The bundle's default risk target.")] = 0.05,
     window: Annotated[int, typer.Option(help="Requests over which a certificate can be checked.")] = 300,
@@ -84,6 +86,9 @@ def train(
         from headgate.router.offline.train import Recipe
 
         table = data.read(path, source, dataset, model, label, exclude)
+        if with_drafts:
+            drafting = [name for name in table.models if name != reference]
+            table = data.with_drafts(table, path, source, drafting)
         listed = data.read_prices(prices, path)
         kept = 1 - held_out
         fitted, threshold, _ = datasets.split(

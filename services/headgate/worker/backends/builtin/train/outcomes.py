@@ -6,11 +6,12 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headgate.worker.backends.builtin.engine import Engine, model_version
+from headgate.worker.backends.builtin.engine import Completion, Engine, model_version
 from headgate.worker.backends.builtin.worksheets import Worksheet, check
 
 DATASET = "worksheets"
@@ -25,6 +26,7 @@ _OUTCOME_COLUMNS = (
     "completion_tokens",
     "response_chars",
 )
+_RESPONSE_COLUMNS = ("dataset", "query_id", "model", "response", "tokens", "finish_reason", "logprobs")
 _PRICE_COLUMNS = ("model", "usd_per_m_input", "usd_per_m_output", "version")
 _NANO_PER_MILLION = 1e15
 
@@ -40,7 +42,7 @@ def write(
     engines: Mapping[str, Engine],
     prices: Mapping[str, tuple[int, int]],
 ) -> None:
-    """Answers every worksheet with every engine and writes `queries.csv.gz` and `outcomes.csv.gz`.
+    """Answers every worksheet with every engine; writes queries, outcomes and responses as `.csv.gz`.
 
     `prices` are (input, output) nano-dollars per million tokens.
     """
@@ -50,8 +52,13 @@ def write(
         _QUERY_COLUMNS,
         ((DATASET, query_id(sheet.question), sheet.question, sheet.family, sheet.level) for sheet in sheets),
     )
-    rows = (row for name, engine in engines.items() for row in _outcomes(name, engine, sheets, prices[name]))
-    _write(folder / "outcomes.csv.gz", _OUTCOME_COLUMNS, rows)
+    answers = {
+        name: engine.answer_batch([sheet.question for sheet in sheets]) for name, engine in engines.items()
+    }
+    outcomes = (row for name, said in answers.items() for row in _outcomes(name, said, sheets, prices[name]))
+    _write(folder / "outcomes.csv.gz", _OUTCOME_COLUMNS, outcomes)
+    responses = (row for name, said in answers.items() for row in _responses(name, said, sheets))
+    _write(folder / "responses.csv.gz", _RESPONSE_COLUMNS, responses)
 
 
 def write_prices(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -64,10 +71,18 @@ def write_prices(path: Path, manifest: Mapping[str, Any]) -> None:
             writer.writerow((name, *usd, model_version(entry["sha256"])))
 
 
-def _outcomes(
-    name: str, engine: Engine, sheets: Sequence[Worksheet], price: tuple[int, int]
+def _responses(
+    name: str, completions: Sequence[Completion], sheets: Sequence[Worksheet]
 ) -> Iterable[tuple[object, ...]]:
-    completions = engine.answer_batch([sheet.question for sheet in sheets])
+    for sheet, completion in zip(sheets, completions, strict=True):
+        logprobs = json.dumps([round(min(0.0, one), 4) for one in completion.logprobs])
+        tokens, ended = completion.completion_tokens, completion.finish_reason
+        yield DATASET, query_id(sheet.question), name, completion.text, tokens, ended, logprobs
+
+
+def _outcomes(
+    name: str, completions: Sequence[Completion], sheets: Sequence[Worksheet], price: tuple[int, int]
+) -> Iterable[tuple[object, ...]]:
     for sheet, completion in zip(sheets, completions, strict=True):
         read, written = completion.prompt_tokens, completion.completion_tokens
         cost = (read * price[0] + written * price[1]) / _NANO_PER_MILLION
