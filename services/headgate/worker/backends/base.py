@@ -256,7 +256,8 @@ class Backend(Protocol):
         """The answer chunk by chunk, or a BackendError, before or between chunks.
 
         When the generator is closed or the task that drives it is cancelled, all work on the answer stops:
-        a computation after at most one more token, an upstream's connection at once.
+        a computation after at most one more token (with a draft model, the tokens of one forward pass), an
+        upstream's connection at once.
         """
 
     async def close(self) -> None:

@@ -1,4 +1,7 @@
-"""Serves a model of the built-in pair: the last user turn is the worksheet, anything else is declined."""
+"""Serves a model of the built-in pair: the last user turn is the worksheet, anything else is declined.
+
+With a `draft_source` the model decodes speculatively: the answers are its own, with fewer forward passes.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,12 @@ from headgate.worker.backends.base import (
     NotLoadableError,
     Price,
     Sampling,
+    Speculation,
     Token,
     Usage,
     question,
 )
-from headgate.worker.backends.builtin import engine
+from headgate.worker.backends.builtin import engine, speculative
 from headgate.worker.backends.builtin.tokens import CONTEXT, END, decode, encode
 from headgate.worker.backends.builtin.worksheets import recognise
 from headgate.worker.backends.stops import StopStrings
@@ -47,7 +51,8 @@ Post = Callable[[Chunk | Exception], None]
 
 
 class BuiltinBackend:
-    """`source` is `small`, `large`, or the path of an ONNX file made by `make models`."""
+    """`source` is `small`, `large`, or the path of an ONNX file made by `make models`; `draft_source` is
+    another of these, or empty."""
 
     def __init__(self, settings: BackendSettings) -> None:
         self._settings = settings
@@ -56,16 +61,25 @@ class BuiltinBackend:
 
     async def load(self) -> None:
         """Reads the weights."""
-        self._engine, self._description = await asyncio.get_running_loop().run_in_executor(
+        self._engine, self._pair, self._description = await asyncio.get_running_loop().run_in_executor(
             self._threads, _load, self._settings
         )
 
     def describe(self) -> ModelDescription:
-        """The version is a digest of the weights; the price is the measured one of the model card."""
+        """The version is a digest of the weights; the price is the measured one of the model card.
+
+        Both are the target model's, with a draft model or without, so that cached answers and certificates hold
+        when one comes or goes: a version says whose answers these are. Greedy ones, the only ones that are
+        cached, are the same up to rounding, as are those of a batch, which certificates are made from. Drawn
+        ones have the same distribution; which draw a seed repeats differs, and no certificate speaks of it.
+        """
         return self._description
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        """The answer to the last user turn; an engine thread writes it, at most a byte past a cancel."""
+        """The answer to the last user turn; an engine thread writes it, at most a forward pass past a cancel.
+
+        With a draft model that is one of the target model, and the drafts for it.
+        """
         worksheet = _worksheet(request.conversation)
         if recognise(worksheet) is None:
             yield Chunk(DECLINED, (), FinishReason.DECLINED, Usage(0, 0))
@@ -92,15 +106,22 @@ class BuiltinBackend:
         """Waits for the engine's threads."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
-    def _steps(self, worksheet: str, sampling: Sampling) -> Generator[engine.Step, None, None]:
-        return self._engine.decode(worksheet, _sampling(sampling))
+    def _steps(
+        self, worksheet: str, sampling: Sampling
+    ) -> tuple[Generator[engine.Step, None, None], speculative.Tally | None]:
+        """The answer, and what is counted while it is written where there is a draft model."""
+        if self._pair is None:
+            return self._engine.decode(worksheet, _sampling(sampling)), None
+        tally = speculative.Tally()
+        return self._pair.decode(worksheet, _sampling(sampling), tally), tally
 
     def _write(self, worksheet: str, request: GenerationRequest, post: Post, left: threading.Event) -> None:
         """Runs in an engine thread: posts the answer until it ends or the caller has left."""
         pacer = Pacer()
         try:
-            with closing(self._steps(worksheet, request.sampling)) as steps:
-                chunks = _chunks(steps, request, len(encode(worksheet)) + 1)
+            writing, tally = self._steps(worksheet, request.sampling)
+            with closing(writing) as steps:
+                chunks = _chunks(steps, request, len(encode(worksheet)) + 1, tally)
                 while not left.is_set():
                     chunk, now = next(chunks), _before(request.deadline)
                     message = pacer.add(chunk, now)
@@ -126,24 +147,32 @@ def _before(deadline: float) -> float:
     return now
 
 
-def _load(settings: BackendSettings) -> tuple[engine.Engine, ModelDescription]:
-    weights = _weights(settings.source)
-    try:
-        loaded = engine.Engine(weights)
-    except Exception as error:
-        raise NotLoadableError(f"the weights of {settings.source!r} are broken: rebuild them") from error
+def _load(settings: BackendSettings) -> tuple[engine.Engine, speculative.Pair | None, ModelDescription]:
+    weights = _weights("source", settings.source)
+    loaded = _engine(settings.source, weights)
+    pair = None
+    if settings.draft_source:
+        draft = _engine(settings.draft_source, _weights("draft_source", settings.draft_source))
+        pair = speculative.Pair(loaded, draft)
     version = engine.model_version(hashlib.sha256(weights).hexdigest())
     price = settings.price or _measured_price(settings.source)
-    return loaded, ModelDescription(version, CONTEXT, logprobs=True, price=price)
+    return loaded, pair, ModelDescription(version, CONTEXT, logprobs=True, price=price)
 
 
-def _weights(source: str) -> bytes:
+def _engine(source: str, weights: bytes) -> engine.Engine:
+    try:
+        return engine.Engine(weights)
+    except Exception as error:
+        raise NotLoadableError(f"the weights of {source!r} are broken: rebuild them") from error
+
+
+def _weights(setting: str, source: str) -> bytes:
     file: Traversable = _WEIGHTS / f"{source}.onnx" if source in engine.MODELS else Path(source)
     try:
         return file.read_bytes()
     except OSError:
         raise NotLoadableError(
-            f"source {source!r}: there are no such weights; say `small`, `large` (`make models` builds both) "
+            f"{setting} {source!r}: there are no such weights; say `small`, `large` (`make models` builds both) "
             "or the path of an ONNX file"
         ) from None
 
@@ -175,17 +204,28 @@ def _sampling(sampling: Sampling) -> engine.Sampling:
     )
 
 
-def _chunks(steps: Iterable[engine.Step], request: GenerationRequest, prompt_tokens: int) -> Iterator[Chunk]:
+def _chunks(
+    steps: Iterable[engine.Step],
+    request: GenerationRequest,
+    prompt_tokens: int,
+    tally: speculative.Tally | None,
+) -> Iterator[Chunk]:
     """A chunk per byte; the final one comes with the end byte, a stop string or the end of the room."""
     stops, written = StopStrings(request.sampling.stop), 0
     for written, step in enumerate(steps, start=1):
         text = stops.feed(step.text) if step.token_id != END else stops.rest()
         tokens = (_token(step, request.top_logprobs),) if request.logprobs else ()
         if step.token_id == END or stops.met:
-            yield Chunk(text, tokens, FinishReason.STOP, Usage(prompt_tokens, written))
+            usage = Usage(prompt_tokens, written)
+            yield Chunk(text, tokens, FinishReason.STOP, usage, _speculation(tally))
             return
         yield Chunk(text, tokens)
-    yield Chunk(stops.rest(), (), FinishReason.LENGTH, Usage(prompt_tokens, written))
+    usage = Usage(prompt_tokens, written)
+    yield Chunk(stops.rest(), (), FinishReason.LENGTH, usage, _speculation(tally))
+
+
+def _speculation(tally: speculative.Tally | None) -> Speculation | None:
+    return None if tally is None else Speculation(tally.drafted, tally.accepted, tally.target_forwards)
 
 
 def _token(step: engine.Step, top: int) -> Token:

@@ -7,7 +7,8 @@ Runtime reads and writes in place, so a step moves nothing but the new byte.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -22,6 +23,8 @@ from headgate.worker.backends.builtin.tokens import CONTEXT, END, VOCABULARY, WI
 
 MODELS = ("small", "large")
 ALTERNATIVES = 8
+KEPT = 16
+"""Longest stretch of positions whose frame and binding a lane keeps: 16 of them weigh 0.1 MB."""
 
 FinishReason = Literal["stop", "length"]
 Array = NDArray[Any]
@@ -86,8 +89,12 @@ class Completion:
     finish_reason: FinishReason
 
 
-class _Frame:
-    """What goes into and comes out of one run: `count` sequences with `length` new positions each."""
+class Frame:
+    """What goes into and comes out of one run: `count` sequences with `length` new positions each.
+
+    Position i of `logprobs` (count, length, 128), `top_logprobs` and `top_ids` (count, length, 8, best first)
+    tells of the byte after position i of `windows`.
+    """
 
     def __init__(self, count: int, length: int) -> None:
         self.windows = np.zeros((count, length, WINDOW), np.int32)
@@ -102,13 +109,19 @@ class _Frame:
             binding.bind_output, logprobs=self.logprobs, top_logprobs=self.top_logprobs, top_ids=self.top_ids
         )
 
-    def take(self, rows: Array, places: Array, source: _Frame) -> None:
+    def take(self, rows: Array, places: Array, source: Frame) -> None:
         """Copies one position of each row of `source` into this frame of length 1."""
         for name, array in vars(self).items():
             array[:, 0] = getattr(source, name)[rows, places]
 
+    def step(self, place: int, token: int) -> Step:
+        """`token` as the byte after position `place` of the first sequence."""
+        ids, logprobs = self.top_ids[0, place].tolist(), self.top_logprobs[0, place].tolist()
+        alternatives = tuple(zip(ids, logprobs, strict=True))
+        return Step(token, float(self.logprobs[0, place, token]), alternatives)
 
-class _Lanes:
+
+class Lanes:
     """Sequences decoded together: their caches, which a session reads and writes in place, and a frame.
 
     Beside the weights of a small model, each microsecond of a step shows: views and bindings are made once.
@@ -119,11 +132,12 @@ class _Lanes:
         self.caches = {name: np.zeros((count, *shape), np.float32) for name, shape in cache_shapes.items()}
         self.last = np.zeros(count, np.int32)
         self.total = np.zeros(1, np.int32)
-        self.frame = _Frame(count, 1)
+        self.frame = Frame(count, 1)
         rows = self.frame.windows[:, 0]
         self._newest, self._newer, self._older = rows[:, 0], rows[:, :-1], rows[:, 1:]
         self._steps = self._binding()
         self.frame.attach(self._steps)
+        self._stretches: dict[int, tuple[Frame, onnxruntime.IOBinding]] = {}
 
     @cached_property
     def _prompts(self) -> onnxruntime.IOBinding:
@@ -143,7 +157,7 @@ class _Lanes:
             ids[lane, : len(prompt)] = prompt
             self.last[lane] = len(prompt) - 1
         self.total[0] = longest
-        whole = _Frame(len(prompts), longest)
+        whole = Frame(len(prompts), longest)
         whole.windows[:] = windows(ids)
         whole.attach(self._prompts)
         self.session.run_with_iobinding(self._prompts)
@@ -157,10 +171,33 @@ class _Lanes:
         self.total[0] += 1
         self.session.run_with_iobinding(self._steps)
 
-    def narrowed(self, keep: Array) -> _Lanes:
+    def read(self, rows: Array, start: int) -> Frame:
+        """Reads windows (length, 4) of the one sequence, length >= 1, at the positions from `start` on.
+
+        What was read from `start` on before is forgotten, for nothing: no position attends past itself. The
+        frame holds until a stretch of the same length is read.
+        """
+        frame, binding = self._stretch(len(rows))
+        frame.windows[0] = rows
+        self.total[0] = start + len(rows)
+        self.last[0] = self.total[0] - 1
+        self.session.run_with_iobinding(binding)
+        return frame
+
+    def _stretch(self, length: int) -> tuple[Frame, onnxruntime.IOBinding]:
+        if length in self._stretches:
+            return self._stretches[length]
+        kept = length <= KEPT
+        frame, binding = Frame(1, length), self._binding() if kept else self._prompts
+        frame.attach(binding)
+        if kept:
+            self._stretches[length] = frame, binding
+        return frame, binding
+
+    def narrowed(self, keep: Array) -> Lanes:
         """The sequences at the indices `keep`, in buffers of their own."""
         shapes: CacheShapes = {name: array.shape[1:] for name, array in self.caches.items()}
-        lanes = _Lanes(self.session, shapes, len(keep))
+        lanes = Lanes(self.session, shapes, len(keep))
         filled = int(self.total[0])
         for name, array in self.caches.items():
             lanes.caches[name][:, :, :filled] = array[keep, :, :filled]
@@ -188,7 +225,7 @@ class Engine:
             for entry in self._session.get_inputs()
             if entry.name.startswith(("key.", "value."))
         }
-        self._idle: deque[_Lanes] = deque()
+        self._idle: deque[Lanes] = deque()
 
     @classmethod
     def load(cls, source: str | Path) -> Engine:
@@ -206,33 +243,30 @@ class Engine:
         It stops without one at `max_tokens` or at the end of the context. Raises QuestionTooLongError before
         the first byte. Closing the iterator stops the work.
         """
-        prompt = self._prompt(question)
+        prompt = self.prompt(question)
         rng = np.random.default_rng(sampling.seed) if sampling.temperature > 0 else None
         room = min(sampling.max_tokens, CONTEXT - len(prompt))
-        lanes = self._take()
-        try:
-            lanes.prefill([prompt])
-            step = _step(lanes.frame, sampling, rng)
+        with self.lane() as lane:
+            lane.prefill([prompt])
+            step = _step(lane.frame, sampling, rng)
             yield step
             for _ in range(room - 1):
                 if step.token_id == END:
                     return
-                lanes.step(step.token_id)
-                step = _step(lanes.frame, sampling, rng)
+                lane.step(step.token_id)
+                step = _step(lane.frame, sampling, rng)
                 yield step
-        finally:
-            self._idle.append(lanes)
 
     def answer(self, question: str, sampling: Sampling = GREEDY) -> Completion:
         """The whole answer to one question."""
         steps = list(self.decode(question, sampling))
-        return _completion(len(self._prompt(question)), [(step.token_id, step.logprob) for step in steps])
+        return _completion(len(self.prompt(question)), [(step.token_id, step.logprob) for step in steps])
 
     def answer_batch(
         self, questions: Sequence[str], max_tokens: int = 256, batch: int = 64
     ) -> list[Completion]:
         """Greedy answers to many questions, `batch` at a time, in the order of the questions."""
-        prompts = [self._prompt(question) for question in questions]
+        prompts = [self.prompt(question) for question in questions]
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: dict[int, Completion] = {}
         for start in range(0, len(order), batch):
@@ -243,7 +277,7 @@ class Engine:
         return [answers[index] for index in range(len(prompts))]
 
     def _greedy(self, prompts: list[list[int]], max_tokens: int) -> list[Completion]:
-        lanes = _Lanes(self._session, self._cache_shapes, len(prompts))
+        lanes = Lanes(self._session, self._cache_shapes, len(prompts))
         lanes.prefill(prompts)
         running = np.arange(len(prompts))
         taken: list[list[tuple[int, float]]] = [[] for _ in prompts]
@@ -261,30 +295,49 @@ class Engine:
             lanes.step(tokens)
         return [_completion(len(prompt), steps) for prompt, steps in zip(prompts, taken, strict=True)]
 
-    def _prompt(self, question: str) -> list[int]:
+    def prompt(self, question: str) -> list[int]:
+        """The bytes before the answer. Raises QuestionTooLongError."""
         prompt = [*encode(question), END]
         if len(prompt) >= CONTEXT:
             raise QuestionTooLongError(f"the question has {len(prompt) - 1} bytes; at most {CONTEXT - 2} fit")
         return prompt
 
-    def _take(self) -> _Lanes:
+    @contextmanager
+    def lane(self) -> Iterator[Lanes]:
+        """Buffers for one sequence, with the rest of another in them, for the time of a `with` block."""
         try:
-            return self._idle.pop()
+            lane = self._idle.pop()
         except IndexError:
-            return _Lanes(self._session, self._cache_shapes, 1)
+            lane = Lanes(self._session, self._cache_shapes, 1)
+        try:
+            yield lane
+        finally:
+            self._idle.append(lane)
 
 
-def _step(frame: _Frame, sampling: Sampling, rng: np.random.Generator | None) -> Step:
-    ids, logprobs = frame.top_ids[0, 0].tolist(), frame.top_logprobs[0, 0].tolist()
-    alternatives = tuple(zip(ids, logprobs, strict=True))
+def _step(frame: Frame, sampling: Sampling, rng: np.random.Generator | None) -> Step:
     if rng is None:
-        return Step(ids[0], logprobs[0], alternatives)
-    token = choose(frame.logprobs[0, 0], sampling, rng)
-    return Step(token, float(frame.logprobs[0, 0, token]), alternatives)
+        return frame.step(0, int(frame.top_ids[0, 0, 0]))
+    return frame.step(0, choose(frame.logprobs[0, 0], sampling, rng))
 
 
 def choose(logprobs: NDArray[np.float32], sampling: Sampling, rng: np.random.Generator) -> int:
     """Draws a byte from log probabilities (128,) at a temperature above 0."""
+    order, shares = _cut(logprobs, sampling)
+    edges = np.cumsum(shares)
+    return int(order[np.searchsorted(edges, rng.random() * edges[-1], side="right")])
+
+
+def distribution(logprobs: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float64]:
+    """What `choose` draws from: probabilities (128,) by id, which sum to 1."""
+    order, shares = _cut(logprobs, sampling)
+    probabilities = np.zeros(len(shares))
+    probabilities[order] = shares / shares.sum()
+    return probabilities
+
+
+def _cut(logprobs: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Ids, likeliest first, and their shares after temperature, top_k and top_p; the sum may be below 1."""
     scaled = logprobs.astype(np.float64) / sampling.temperature
     order = np.argsort(-scaled, kind="stable")
     shares = np.exp(scaled[order] - scaled[order[0]])
@@ -293,8 +346,7 @@ def choose(logprobs: NDArray[np.float32], sampling: Sampling, rng: np.random.Gen
     shares /= shares.sum()
     before = np.cumsum(shares) - shares
     shares[before >= sampling.top_p] = 0.0
-    edges = np.cumsum(shares)
-    return int(order[np.searchsorted(edges, rng.random() * edges[-1], side="right")])
+    return order, shares
 
 
 def _completion(prompt_tokens: int, steps: list[tuple[int, float]]) -> Completion:
