@@ -68,10 +68,11 @@ class BuiltinBackend:
     def describe(self) -> ModelDescription:
         """The version is a digest of the weights; the price is the measured one of the model card.
 
-        Both are the target model's, with a draft model or without, so that cached answers and certificates hold
-        when one comes or goes: a version says whose answers these are. Greedy ones, the only ones that are
-        cached, are the same up to rounding, as are those of a batch, which certificates are made from. Drawn
-        ones have the same distribution; which draw a seed repeats differs, and no certificate speaks of it.
+        Both are the target model's, with a draft model or without, so that cached answers and certificates
+        hold when one comes or goes: a version says whose answers these are. Greedy ones, the only ones that
+        are cached, are the same up to rounding, as are those of a batch, which certificates are made from.
+        Drawn ones have the same distribution; which draw a seed repeats differs, and no certificate speaks
+        of it.
         """
         return self._description
 
@@ -172,8 +173,8 @@ def _weights(setting: str, source: str) -> bytes:
         return file.read_bytes()
     except OSError:
         raise NotLoadableError(
-            f"{setting} {source!r}: there are no such weights; say `small`, `large` (`make models` builds both) "
-            "or the path of an ONNX file"
+            f"{setting} {source!r}: there are no such weights; say `small`, `large` (`make models` builds "
+            "both) or the path of an ONNX file"
         ) from None
 
 

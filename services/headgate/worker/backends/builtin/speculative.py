@@ -1,13 +1,13 @@
 """Speculative decoding: a draft model proposes bytes, the target model checks several in one forward pass.
 
 The answer is the target model's own. At temperature 0 a draft is accepted while it is the target's likeliest
-byte. Above, a draft x from the draft model's q is accepted with probability min(1, p(x) / q(x)), else a byte is
-drawn from (p - q)+ instead; as min(p, q) + (p - q)+ = p, what is written follows the target's p exactly. When
-every draft is accepted, the same pass gives one byte more. Leviathan et al. 2023 (arXiv 2211.17192), Chen et
-al. 2023 (arXiv 2302.01318). Temperature, top_k and top_p cut p and q alike, before they are compared.
+byte. Above, a draft x from the draft model's q is accepted with probability min(1, p(x) / q(x)), else a byte
+is drawn from (p - q)+ instead; as min(p, q) + (p - q)+ = p, what is written follows the target's p exactly.
+When every draft is accepted, the same pass gives one byte more. Leviathan et al. 2023 (arXiv 2211.17192),
+Chen et al. 2023 (arXiv 2302.01318). Temperature, top_k and top_p cut p and q alike, before they are compared.
 
-One sequence goes back by reading its caches' positions again: the exported graph takes several positions at
-any offset, and no position attends past itself.
+The exported graph takes several positions at any offset, and no position attends past itself: going back is
+reading on from an earlier one.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Reach:
     """How far to draft before the target model checks.
 
     At most `most` bytes, 0 or more, and no further once the chance that all of them stand is below
-    `least_chance`, 0 to 1; 0 always drafts `most`. The draft model itself gives that chance, as the product of
-    its largest probabilities. It is known before a byte is drawn and does not depend on which one is, so that
-    stopping favours no byte.
+    `least_chance`, 0 to 1; 0 always drafts `most`. The draft model itself gives that chance, as the product
+    of its largest probabilities. It is known before a byte is drawn and does not depend on which one is, so
+    that stopping favours no byte.
 
-    The defaults are the cheapest found on 120 worksheets (seed 4711, temperatures 0 and 1), where the optimum is
-    flat: of `most` 4 to 15 and chances .1 to .7, all from 8 on are within 8 % of it. Past 12 a pass of the target
-    model takes twice as long as for one byte, and so does leaving.
+    The defaults were chosen on 120 worksheets (seed 4711, temperatures 0 and 1), where the optimum is flat:
+    with `most` from 8 to 15 and a chance from .1 to .7, all are within 10 % of the best. A longer pass would
+    also make a caller who leaves be noticed later: one over 13 bytes takes up to twice as long as over one.
     """
 
     most: int = 12
@@ -54,7 +54,7 @@ class Reach:
 
 @dataclass(slots=True)
 class Tally:
-    """How one answer went so far: drafted bytes, those accepted into it, forward passes of the target model."""
+    """How an answer went so far: drafted bytes, accepted ones, forward passes of the target model."""
 
     drafted: int = 0
     accepted: int = 0
@@ -86,8 +86,8 @@ class Pair:
         """The target model's answer, as `Engine.decode` gives it; `tally` is kept up to date.
 
         A greedy answer has the same bytes, and log probabilities that differ by rounding. A drawn one has the
-        same distribution; a seed repeats it here, but draws another one than without a draft model. Closing the
-        iterator stops the work: no further forward pass is made. Raises QuestionTooLongError.
+        same distribution; a seed repeats it here, but draws another one than without a draft model. Closing
+        the iterator stops the work: no further forward pass is made. Raises QuestionTooLongError.
         """
         prompt = self._target.prompt(question)
         with self._target.lane() as checking, self._draft.lane() as drafting:
