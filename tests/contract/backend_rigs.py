@@ -16,6 +16,7 @@ from pathlib import Path
 from headgate.worker.backends.base import Backend, BackendSettings
 from headgate.worker.backends.builtin.backend import BuiltinBackend
 from headgate.worker.backends.builtin.engine import Engine, Sampling, Step
+from headgate.worker.backends.builtin.speculative import Pair, Tally
 from headgate.worker.backends.openai import OpenAIBackend
 from headgate.worker.backends.replay import ReplayBackend
 from tests.faults.upstream import Call, Script, Upstream
@@ -45,15 +46,15 @@ class Rig:
 class _Watched:
     """The real engine, which can be made to pause in an answer, counting the bytes it writes after that."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine | Pair) -> None:
         self._engine = engine
         self.pausing = False
         self.resumed, self.closed = threading.Event(), threading.Event()
         self.written_after = 0
 
-    def decode(self, question: str, sampling: Sampling) -> Iterator[Step]:
+    def decode(self, question: str, sampling: Sampling, *tally: Tally) -> Iterator[Step]:
         try:
-            for number, step in enumerate(self._engine.decode(question, sampling)):
+            for number, step in enumerate(self._engine.decode(question, sampling, *tally)):
                 if self.pausing and number == 5:
                     self.resumed.wait(10)
                 self.written_after += self.resumed.is_set()
@@ -68,7 +69,22 @@ async def builtin(_folder: Path) -> AsyncIterator[Rig]:
     await backend.load()
     watched = _Watched(backend._engine)
     backend._engine = watched  # type: ignore[assignment]
+    yield _builtin_rig(backend, watched)
+    await backend.close()
 
+
+@asynccontextmanager
+async def speculative(_folder: Path) -> AsyncIterator[Rig]:
+    backend = BuiltinBackend(BackendSettings(source="large", draft_source="small"))
+    await backend.load()
+    assert backend._pair is not None
+    watched = _Watched(backend._pair)
+    backend._pair = watched  # type: ignore[assignment]
+    yield _builtin_rig(backend, watched)
+    await backend.close()
+
+
+def _builtin_rig(backend: Backend, watched: _Watched) -> Rig:
     def pause() -> None:
         watched.pausing = True
 
@@ -76,8 +92,7 @@ async def builtin(_folder: Path) -> AsyncIterator[Rig]:
         watched.resumed.set()
         return await asyncio.to_thread(watched.closed.wait, 5) and watched.written_after <= 1
 
-    yield Rig(backend, "7" * 400, pause, stopped)
-    await backend.close()
+    return Rig(backend, "7" * 400, pause, stopped)
 
 
 @asynccontextmanager
@@ -139,3 +154,7 @@ RIGS: dict[str, Callable[[Path], AbstractAsyncContextManager[Rig]]] = {
     "openai": openai,
     "replay": replay,
 }
+VARIANTS: dict[str, Callable[[Path], AbstractAsyncContextManager[Rig]]] = {
+    "builtin with a draft model": speculative,
+}
+"""Backends of the table above, set up in another way."""

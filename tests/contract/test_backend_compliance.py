@@ -22,14 +22,14 @@ from headgate.worker.backends.base import (
     Turn,
 )
 from headgate.worker.backends.registry import GROUP
-from tests.contract.backend_rigs import QUESTIONS, RIGS, Rig
+from tests.contract.backend_rigs import QUESTIONS, RIGS, VARIANTS, Rig
 
 GREEDY = Sampling()
 
 
-@pytest.fixture(params=RIGS)
+@pytest.fixture(params=[*RIGS, *VARIANTS])
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    async with RIGS[request.param](tmp_path) as opened:
+    async with (RIGS | VARIANTS)[request.param](tmp_path) as opened:
         yield opened
 
 
