@@ -10,11 +10,12 @@ PROTOS   := .venv-protos
 OUTCOMES := build/pair/outcomes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs drafts bench chaos soak
+.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs drafts speculative \
+  bench chaos soak
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(VENV)/test.stamp ## Install everything that development needs, torch included
 
@@ -74,6 +75,9 @@ drafts: $(VENV)/test.stamp ## Read five small models' recorded answers as drafts
 
 pairs: $(VENV)/test.stamp ## Tell eight pairs of real models fold by fold, and write docs/reference/results.md (an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pairs
+
+speculative: $(VENV)/test.stamp ## Measure speculative decoding of the built-in pair, and write docs/reference/speculative.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.speculative
 
 chaos: $(VENV)/test.stamp ## Try every promise in its long form (half an hour), and write docs/reference/reliability.md
 	$(BIN)/python -m pytest --long -o faulthandler_timeout=0 $(LONG) tests/faults --ignore tests/faults/test_soak.py --ignore tests/faults/test_mutants.py; \
