@@ -450,6 +450,7 @@ class ModelEstimate(google.protobuf.message.Message):
     SPREAD_FIELD_NUMBER: builtins.int
     EXPECTED_COST_NANOUSD_FIELD_NUMBER: builtins.int
     EXCLUDED_BECAUSE_FIELD_NUMBER: builtins.int
+    P_CORRECT_AFTER_DRAFT_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model's name in the pool."""
     p_correct: builtins.float
@@ -460,6 +461,8 @@ class ModelEstimate(google.protobuf.message.Message):
     """Expected cost of one call in nano-dollars."""
     excluded_because: builtins.str
     """Why the model could not be chosen, in a few words. Empty means that it could."""
+    p_correct_after_draft: builtins.float
+    """As p_correct, once a draft was read. Empty when none was."""
     def __init__(
         self,
         *,
@@ -468,11 +471,14 @@ class ModelEstimate(google.protobuf.message.Message):
         spread: builtins.float | None = ...,
         expected_cost_nanousd: builtins.int = ...,
         excluded_because: builtins.str = ...,
+        p_correct_after_draft: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_p_correct", b"_p_correct", "_spread", b"_spread", "p_correct", b"p_correct", "spread", b"spread"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_p_correct", b"_p_correct", "_spread", b"_spread", "excluded_because", b"excluded_because", "expected_cost_nanousd", b"expected_cost_nanousd", "model", b"model", "p_correct", b"p_correct", "spread", b"spread"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_p_correct", b"_p_correct", "_p_correct_after_draft", b"_p_correct_after_draft", "_spread", b"_spread", "p_correct", b"p_correct", "p_correct_after_draft", b"p_correct_after_draft", "spread", b"spread"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_p_correct", b"_p_correct", "_p_correct_after_draft", b"_p_correct_after_draft", "_spread", b"_spread", "excluded_because", b"excluded_because", "expected_cost_nanousd", b"expected_cost_nanousd", "model", b"model", "p_correct", b"p_correct", "p_correct_after_draft", b"p_correct_after_draft", "spread", b"spread"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_p_correct", b"_p_correct"]) -> typing.Literal["p_correct"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_p_correct_after_draft", b"_p_correct_after_draft"]) -> typing.Literal["p_correct_after_draft"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_spread", b"_spread"]) -> typing.Literal["spread"] | None: ...
 
@@ -640,6 +646,7 @@ class Decision(google.protobuf.message.Message):
     DEGRADED_FIELD_NUMBER: builtins.int
     OVERHEAD_FIELD_NUMBER: builtins.int
     OUT_OF_DISTRIBUTION_FIELD_NUMBER: builtins.int
+    DRAFT_MODEL_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The request that it belongs to."""
     model: builtins.str
@@ -662,6 +669,10 @@ class Decision(google.protobuf.message.Message):
     """What the answer cache had to do with it."""
     out_of_distribution: builtins.float
     """How unlike the calibration data the query is, in [0, 1]. Empty when the bundle does not say."""
+    draft_model: builtins.str
+    """The model whose draft was read before the answer was chosen. Empty when none was. Another model in `model` means
+    that the draft was not accepted: an escalation.
+    """
     @property
     def estimates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelEstimate]:
         """One entry for every model of the pool, in the pool's order."""
@@ -702,9 +713,10 @@ class Decision(google.protobuf.message.Message):
         degraded: collections.abc.Iterable[Global___Degradation.ValueType] | None = ...,
         overhead: google.protobuf.duration_pb2.Duration | None = ...,
         out_of_distribution: builtins.float | None = ...,
+        draft_model: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_out_of_distribution", b"_out_of_distribution", "certificate", b"certificate", "out_of_distribution", b"out_of_distribution", "overhead", b"overhead"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_out_of_distribution", b"_out_of_distribution", "attempts", b"attempts", "bundle_version", b"bundle_version", "cache_status", b"cache_status", "certificate", b"certificate", "cost_nanousd", b"cost_nanousd", "degraded", b"degraded", "estimates", b"estimates", "expected_cost_nanousd", b"expected_cost_nanousd", "explanation", b"explanation", "lambda", b"lambda", "model", b"model", "out_of_distribution", b"out_of_distribution", "overhead", b"overhead", "policy_version", b"policy_version", "reason", b"reason", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_out_of_distribution", b"_out_of_distribution", "attempts", b"attempts", "bundle_version", b"bundle_version", "cache_status", b"cache_status", "certificate", b"certificate", "cost_nanousd", b"cost_nanousd", "degraded", b"degraded", "draft_model", b"draft_model", "estimates", b"estimates", "expected_cost_nanousd", b"expected_cost_nanousd", "explanation", b"explanation", "lambda", b"lambda", "model", b"model", "out_of_distribution", b"out_of_distribution", "overhead", b"overhead", "policy_version", b"policy_version", "reason", b"reason", "request_id", b"request_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_out_of_distribution", b"_out_of_distribution"]) -> typing.Literal["out_of_distribution"] | None: ...
 
 Global___Decision: typing_extensions.TypeAlias = Decision

@@ -3,22 +3,26 @@
 Rule 1: everything that decides what happens next to a request lives in this file.
 Rule 2: no clock, no waiting, no calls; the gateway performs the commands and reports what became of them.
 
-    Received ─▶ CallModel ─┬─ Finished ─▶ Answer
-                           └─ Failed ─┬─ text delivered, or not retryable ─▶ GiveUp
+    Received ─▶ CallModel ─┬─ Finished ─┬─ no draft, or an accepted one ─▶ Answer
+                           │            └─ a doubtful draft ─▶ CallModel, an escalation
+                           └─ Failed ─┬─ text delivered ─▶ GiveUp
                                       ├─ worth asking again, and a retry is left ─▶ CallModel, the same model
+                                      ├─ a draft is in hand ─▶ Answer, with the draft
                                       ├─ a fallback is left ─▶ CallModel, another model
-                                      └─ nothing is left ─▶ GiveUp
+                                      └─ nothing is left, or not retryable ─▶ GiveUp
 
-A retry or a fallback answers a *failure*; escalation, which answers uncertainty, does not exist yet.
+A retry or a fallback answers a *failure*, an escalation answers *uncertainty*. A draft that was not
+accepted is better than an error: it is the answer where the escalation fails.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from headgate.router.accept import read
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide, exclusions
-from headgate.router.types import Decision, Pool, Query, Reason
+from headgate.router.types import Decision, Draft, Pool, Query, Reason
 
 MOST_ATTEMPTS = 3
 """Calls of workers on behalf of one request, retries and fallbacks together."""
@@ -33,9 +37,10 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The worker's stream ended well."""
+    """The worker's stream ended well; `draft` is what it wrote, where that is a draft."""
 
     model: str
+    draft: Draft | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +61,30 @@ class Failed:
 class CallModel:
     """Call this model's worker.
 
-    `attempt` counts from 1 over the whole request; `fallback` if another model failed.
+    `attempt` counts from 1 over the whole request; `fallback` if another model failed, `escalation` if
+    another model's draft is doubtful. A `draft` is held back until it was read.
     """
 
     model: str
     decision: Decision
     attempt: int
     fallback: bool
+    draft: bool = False
+    escalation: bool = False
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a failure is the cause of this call."""
+        return self.attempt > 1 and not self.escalation
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The delivered answer stands."""
+    """The answer stands: what was delivered, or the draft that is held back."""
 
     model: str
     decision: Decision
+    draft: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +107,14 @@ class Cascade:
     ) -> None:
         """`max_attempts` calls of the first model, then one call each of `max_fallbacks` others.
 
-        At most 3 in all.
+        At most 3 in all. After an escalation there are no fallbacks: a draft is in hand.
         """
         self._bundle, self._pool, self._now = bundle, pool, now
         self._max_attempts, self._max_fallbacks = max_attempts, max_fallbacks
         self._query: Query | None = None
         self._call: CallModel | None = None
+        self._tries = 0
+        self._held = ""
         self._failed: list[str] = []
 
     def feed(self, event: Event) -> Command:
@@ -109,8 +125,8 @@ class Cascade:
         match event:
             case Received(query):
                 return self._received(query)
-            case Finished(model):
-                return self._end(Answer(model, self._running(model).decision))
+            case Finished(model, draft):
+                return self._after_finish(self._running(model), draft)
             case Failed(model):
                 return self._after_failure(self._running(model), event)
 
@@ -119,13 +135,32 @@ class Cascade:
             raise ValueError("a cascade serves one request")
         self._query = query
         decision = decide(self._bundle, query, self._pool, now=self._now)
-        return self._start(CallModel(decision.model, decision, attempt=1, fallback=False))
+        drafts = decision.prior is not None
+        return self._start(CallModel(decision.model, decision, attempt=1, fallback=False, draft=drafts))
+
+    def _after_finish(self, call: CallModel, draft: Draft | None) -> Command:
+        if not call.draft:
+            return self._end(Answer(call.model, call.decision))
+        if draft is None or self._bundle is None or self._query is None:
+            raise ValueError(f"the call of {call.model!r} was for a draft")
+        decision = read(self._bundle, self._query.text, call.decision, draft)
+        if not decision.escalated:
+            return self._end(Answer(call.model, decision, draft=True))
+        self._held, self._tries = call.model, 0
+        return self._start(
+            CallModel(decision.model, decision, call.attempt + 1, fallback=False, escalation=True)
+        )
 
     def _after_failure(self, call: CallModel, failure: Failed) -> Command:
-        if failure.delivered or not failure.retryable or call.attempt >= MOST_ATTEMPTS:
+        left = failure.retryable and call.attempt < MOST_ATTEMPTS
+        if failure.delivered:
             return self._end(GiveUp(call.model, call.decision))
-        if failure.again and not call.fallback and call.attempt < self._max_attempts:
-            return self._start(replace(call, attempt=call.attempt + 1))
+        if left and failure.again and not call.fallback and self._tries < self._max_attempts:
+            return self._start(replace(call, attempt=call.attempt + 1, escalation=False))
+        if self._held:
+            return self._end(Answer(self._held, call.decision, draft=True))
+        if not left:
+            return self._end(GiveUp(call.model, call.decision))
         self._failed.append(call.model)
         other = self._fallback(call.decision)
         if other is None:
@@ -150,7 +185,7 @@ class Cascade:
         return self._call
 
     def _start(self, call: CallModel) -> CallModel:
-        self._call = call
+        self._call, self._tries = call, self._tries + 1
         return call
 
     def _end(self, command: Answer | GiveUp) -> Command:

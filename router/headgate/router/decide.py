@@ -7,6 +7,7 @@
     4. The objective names a certificate and its λ; the query must lie inside what was calibrated.
     5. The policy takes the model of highest value. Where it may not have it, the reference answers
        instead, which never adds regret.
+    6. Where the bundle reads that model's drafts, its answer is one: `accept` decides what becomes of it.
 
 Whenever a step cannot be taken, the reference model answers, the decision says why and no certificate
 covers it.
@@ -16,13 +17,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headgate.router import features, policy
 from headgate.router.bundle import Bundle, Estimate
 from headgate.router.cost import estimate_tokens, expected_cost
 from headgate.router.errors import ContextError, EstimateError, PoolError
-from headgate.router.types import Certificate, Decision, Model, ModelEstimate, Pool, Price, Query, Reason
+from headgate.router.types import (
+    Certificate,
+    Decision,
+    Model,
+    ModelEstimate,
+    Pool,
+    Price,
+    Prior,
+    Query,
+    Reason,
+)
 
 _NOT_ALLOWED = "not allowed for this tenant"
 _TOO_LONG = "longer than the model's context"
@@ -101,6 +112,8 @@ def _chosen(case: _Case, bundle: Bundle, lam: float, certificate: Certificate) -
     if name not in case.eligible:
         return _instead(case, name, lam, certificate)
     kept = _session_model(case, name)
+    if name in bundle.watchers and kept == name:
+        return _to_be_read(case, bundle, index, lam, certificate)
     if kept != name:
         covered = certificate if kept == case.pool.reference else None
         return _decision(case, kept, Reason.SESSION, f"the session stays on {kept}", lam, covered)
@@ -108,6 +121,21 @@ def _chosen(case: _Case, bundle: Bundle, lam: float, certificate: Certificate) -
     return _decision(
         case, name, Reason.POLICY, f"{sure}; at λ = {lam:.3g} no model is worth more", lam, certificate
     )
+
+
+def _to_be_read(case: _Case, bundle: Bundle, index: int, lam: float, certificate: Certificate) -> Decision:
+    """A draft of the policy's choice, if it can be read, and the reference is there to escalate to."""
+    e, name, reference = case.estimate, bundle.models[index], case.pool.reference
+    assert e is not None  # noqa: S101  (only routed queries come here)
+    if reference not in case.eligible:
+        why = f"{reference} may not answer, should a draft of {name} be in doubt"
+        return _safe(case, Reason.OUTSIDE_CALIBRATION, why)
+    if bundle.watchers[name].deferral.logprobs and not case.pool[name].logprobs:
+        return _safe(case, Reason.OUTSIDE_CALIBRATION, f"the worker of {name} tells no log-probabilities")
+    prior = Prior(tuple(e.logits), tuple(e.relative_cost), e.completion_tokens[index])
+    sure = f"{name} is expected to be right with p = {e.p_correct[index]:.2f}"
+    why = f"{sure}; at λ = {lam:.3g} its draft is worth a look"
+    return replace(_decision(case, name, Reason.POLICY, why, lam, certificate), prior=prior)
 
 
 def _instead(case: _Case, wanted: str, lam: float, certificate: Certificate) -> Decision:

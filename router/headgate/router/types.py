@@ -49,6 +49,8 @@ class Model:
     """What it can do beyond text, in the operator's words."""
     pace: Pace | None = None
     """None means unknown, never excluded."""
+    logprobs: bool = False
+    """Whether its worker tells the log-probabilities of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ class Draft:
     text: str = field(repr=False)
     finished: bool = True
     """The model ended it by itself; else it is still being written, or was cut."""
+    declined: bool = False
+    """The model said that it does not answer such queries."""
     tokens: int = 0
     logprobs: tuple[float, ...] = ()
     """Of the tokens drawn, natural, at most 0; empty where the worker tells none."""
@@ -150,6 +154,19 @@ class ModelEstimate:
     p_correct: float | None = None
     spread: float | None = None
     excluded_because: str = ""
+    p_after_draft: float | None = None
+    """As `p_correct`, once a draft was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What the query alone says, which a look at a draft begins from: numbers of every model of the
+    bundle."""
+
+    logits: tuple[float, ...]
+    relative_cost: tuple[float, ...]
+    tokens: float
+    """Expected of the draft, above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +217,16 @@ class Decision:
     certificate: Certificate | None = None
     """The certificate that covers this decision; None when it is not covered."""
     out_of_distribution: float | None = None
+    prior: Prior | None = None
+    """Where the model's answer is a draft, to be accepted or not; None where its answer is delivered as it
+    is."""
+    draft_model: str = ""
+    """The model whose draft was read before this was decided; empty where none was."""
+
+    @property
+    def escalated(self) -> bool:
+        """Whether a draft was not accepted."""
+        return self.draft_model not in ("", self.model)
 
     @property
     def expected_cost_nanousd(self) -> int:

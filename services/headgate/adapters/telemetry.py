@@ -15,6 +15,11 @@ NAMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "headgate_decisions_total": ("Decisions by chosen model and reason.", ("model", "reason")),
     "headgate_attempts_total": ("Calls of a worker, by google.rpc.Code name.", ("model", "code")),
     "headgate_fallbacks_total": ("Requests that another model answered because of a failure.", ("model",)),
+    "headgate_escalations_total": (
+        "Drafts that were not accepted, by whose and who went on.",
+        ("draft", "model"),
+    ),
+    "headgate_wasted_draft_tokens_total": ("Tokens of drafts that were not accepted.", ("model",)),
     "headgate_cache_total": ("What the answer cache had to do with answers.", ("status",)),
     "headgate_cost_nanousd_total": ("What calls of workers cost, in nano-dollars.", ("model",)),
     "headgate_overhead_seconds": ("Time spent in the gateway itself, per request.", ()),
@@ -48,6 +53,8 @@ class Metrics:
         self.decisions = self._counter("headgate_decisions_total")
         self.attempts = self._counter("headgate_attempts_total")
         self.fallbacks = self._counter("headgate_fallbacks_total")
+        self.escalations = self._counter("headgate_escalations_total")
+        self.wasted_draft_tokens = self._counter("headgate_wasted_draft_tokens_total")
         self.cache = self._counter("headgate_cache_total")
         self.cost = self._counter("headgate_cost_nanousd_total")
         self.ledger_dropped = self._counter("headgate_ledger_dropped_total")

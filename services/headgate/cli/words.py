@@ -60,8 +60,12 @@ def summary(decision: Decision) -> str:
     """One line about an answer: model, reason, confidence, cost, time."""
     chosen = next((one for one in decision.estimates if one.model == decision.model), None)
     parts = [decision.model, decision.reason.replace("_", " ")]
-    if chosen is not None and chosen.p_correct is not None:
+    if chosen is not None and chosen.p_correct_after_draft is not None:
+        parts.append(f"p_correct {chosen.p_correct_after_draft:.2f} after the draft")
+    elif chosen is not None and chosen.p_correct is not None:
         parts.append(f"p_correct {chosen.p_correct:.2f} ± {chosen.spread or 0:.2f}")
+    if decision.escalated:
+        parts.append(f"after a draft of {decision.draft_model}")
     parts.append(dollars(decision.cost_nanousd))
     if decision.cache_status == "hit":
         parts.append("from the cache")

@@ -121,6 +121,7 @@ def from_decision(decision: types_pb2.Decision) -> Decision:
         out_of_distribution=decision.out_of_distribution
         if decision.HasField("out_of_distribution")
         else None,
+        draft_model=decision.draft_model,
     )
 
 
@@ -135,6 +136,9 @@ def _from_estimate(estimate: types_pb2.ModelEstimate) -> ModelEstimate:
         p_correct=estimate.p_correct if estimate.HasField("p_correct") else None,
         spread=estimate.spread if estimate.HasField("spread") else None,
         excluded_because=estimate.excluded_because,
+        p_correct_after_draft=(
+            estimate.p_correct_after_draft if estimate.HasField("p_correct_after_draft") else None
+        ),
     )
 
 

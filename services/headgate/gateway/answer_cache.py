@@ -93,7 +93,10 @@ class AnswerCache:
     async def look_up(
         self, at: Key
     ) -> tuple[types_pb2.CacheStatus.ValueType, router_pb2.GenerateResponse | None]:
-        """HIT and the answer, without decision; else MISS, BYPASS or UNAVAILABLE and None."""
+        """HIT and the answer, else MISS, BYPASS or UNAVAILABLE and None.
+
+        Of its decision only what became of a draft is kept: the rest is made anew, by the same policy.
+        """
         if self._store is None or not self.enabled:
             return types_pb2.CACHE_STATUS_BYPASS, None
         try:
@@ -134,6 +137,10 @@ def _seal(at: Key, answer: router_pb2.GenerateResponse) -> bytes:
     kept = router_pb2.GenerateResponse(
         message=answer.message, finish_reason=answer.finish_reason, usage=answer.usage
     )
+    if answer.decision.draft_model:
+        for name in ("model", "draft_model", "explanation"):
+            setattr(kept.decision, name, getattr(answer.decision, name))
+        kept.decision.estimates.extend(answer.decision.estimates)
     return at.digest + kept.SerializeToString()
 
 

@@ -43,7 +43,7 @@ from headgate.gateway.workers import Call, Worker, Workers
 from headgate.router.cascade import Answer, CallModel, Cascade, Command, Failed, Finished, GiveUp, Received
 from headgate.router.cost import call_cost, estimate_tokens
 from headgate.router.errors import ContextError, ObjectiveError, RouterError
-from headgate.router.types import Decision, Objective, Pool, Query, Reason
+from headgate.router.types import Decision, Draft, Objective, Pool, Query, Reason
 from headgate.v1 import router_pb2, types_pb2, worker_pb2
 
 _LOG = structlog.get_logger(__name__)
@@ -74,6 +74,15 @@ class Arrival:
     deadline: float
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A whole draft that was not delivered yet."""
+
+    text: list[str]
+    finish_reason: types_pb2.FinishReason.ValueType
+    usage: types_pb2.Usage
+
+
 @dataclass(slots=True)
 class Journey:
     """What is known of a request on its way."""
@@ -92,6 +101,12 @@ class Journey:
     waited: float = 0.0
     text: list[str] = field(default_factory=list)
     """The answer so far, of the attempt that runs."""
+    logprobs: list[float] = field(default_factory=list)
+    """Of its tokens, where they were asked for."""
+    holding: bool = False
+    """Whether it is a draft, which is delivered once it is accepted."""
+    held: Held | None = None
+    """The draft that was read last."""
     finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED
     usage: types_pb2.Usage = field(default_factory=types_pb2.Usage)
     failure: ServiceError | None = None
@@ -99,7 +114,7 @@ class Journey:
     @property
     def delivered(self) -> bool:
         """Whether text has reached the caller."""
-        return self.deliver is not None and bool(self.text)
+        return self.deliver is not None and bool(self.text) and not self.holding
 
     def seconds_left(self) -> float:
         """What a call that starts now may take."""
@@ -171,7 +186,7 @@ class Conductor:
 
     async def _answer(self, journey: Journey) -> router_pb2.GenerateResponse:
         cascade, command = await self._decide(journey, journey.seconds_left())
-        at = self._key(journey, command.model)
+        at = self._key(journey, command)
         kept = await self._look_up(journey, at)
         if journey.deliver is not None:
             await journey.deliver(Event(decision=self._decision(journey, command.model)))
@@ -180,6 +195,9 @@ class Conductor:
         last: Command = command
         while isinstance(last, CallModel):
             last = cascade.feed(await self._perform(journey, last))
+            journey.decision = last.decision
+        if isinstance(last, Answer) and last.draft:
+            await self._deliver_draft(journey, last)
         if isinstance(last, GiveUp):
             raise journey.failure or WorkerUnavailableError("no worker answered")
         return await self._finish(journey, last, at)
@@ -251,13 +269,14 @@ class Conductor:
             return wanted
         return caller.objective or self.default_objective()
 
-    def _key(self, journey: Journey, model: str) -> answer_cache.Key | None:
-        described = self._workers[model].model
-        repeatable = self._cache.enabled and answer_cache.repeatable(journey.wire)
-        if journey.decision is None or described is None or not repeatable:
+    def _key(self, journey: Journey, command: CallModel) -> answer_cache.Key | None:
+        pool, repeatable = self._workers.pool, answer_cache.repeatable(journey.wire)
+        if not self._cache.enabled or not repeatable or pool is None or command.model not in pool:
             return None
-        tenant = journey.arrival.caller.tenant
-        return answer_cache.key(tenant, journey.wire, journey.decision, described.version)
+        # A draft's answer may be the reference's in the end: its version counts as well.
+        names = (command.model, pool.reference) if command.draft else (command.model,)
+        versions = " ".join(pool[name].version for name in names if name in pool)
+        return answer_cache.key(journey.arrival.caller.tenant, journey.wire, command.decision, versions)
 
     async def _look_up(
         self, journey: Journey, at: answer_cache.Key | None
@@ -273,6 +292,9 @@ class Conductor:
     async def _replay(
         self, journey: Journey, kept: router_pb2.GenerateResponse, model: str
     ) -> router_pb2.GenerateResponse:
+        if journey.decision is not None and kept.decision.draft_model:
+            model = kept.decision.model
+            journey.decision = convert.read_again(journey.decision, kept.decision)
         journey.finish_reason = kept.finish_reason
         journey.usage = kept.usage
         await self._keep_session(journey, model)
@@ -284,16 +306,18 @@ class Conductor:
         worker = self._workers[command.model]
         if not worker.serving:
             return _left_out(journey, worker)
-        if journey.attempts and not worker.retries.spend():
+        if command.repeats and not worker.retries.spend():
             return Failed(worker.name, retryable=False, delivered=False)
         # Asked last: an open breaker's yes is its one trial, which must not go to a call that is not made.
         if not worker.breaker.allows():
-            if journey.attempts:
+            if command.repeats:
                 worker.retries.take_back()
             return _left_out(journey, worker)
-        if command.fallback:
-            await self._switch(journey, worker)
+        if command.fallback or command.escalation:
+            await self._switch(journey, command)
         journey.text.clear()
+        journey.logprobs.clear()
+        journey.holding = command.draft
         try:
             await self._call(journey, worker)
         except ServiceError as failure:
@@ -301,15 +325,35 @@ class Conductor:
             retryable = isinstance(failure, WorkerUnavailableError)
             return Failed(worker.name, retryable, journey.delivered, again=_worth_repeating(journey))
         worker.retries.earn()
-        return Finished(worker.name)
+        return Finished(worker.name, _draft(journey, worker.name) if command.draft else None)
 
-    async def _switch(self, journey: Journey, worker: Worker) -> None:
-        left, journey.model = journey.model, worker.name
-        journey.degraded.add(types_pb2.DEGRADATION_WORKER)
-        self._metrics.fallbacks.labels(worker.name).inc()
+    async def _switch(self, journey: Journey, command: CallModel) -> None:
+        """Another model goes on, because of a failure or of uncertainty."""
+        left, journey.model = journey.model, command.model
+        if command.escalation:
+            self._metrics.escalations.labels(left, command.model).inc()
+            self._metrics.wasted_draft_tokens.labels(left).inc(journey.usage.completion_tokens)
+        else:
+            journey.degraded.add(types_pb2.DEGRADATION_WORKER)
+            self._metrics.fallbacks.labels(command.model).inc()
         if journey.deliver is not None:
-            switched = router_pb2.ModelSwitched(from_model=left, to_model=worker.name)
+            switched = router_pb2.ModelSwitched(
+                from_model=left, to_model=command.model, escalation=command.escalation
+            )
             await journey.deliver(Event(model_switched=switched))
+
+    async def _deliver_draft(self, journey: Journey, answer: Answer) -> None:
+        """The draft that was held back: accepted, or all there is where the escalation failed."""
+        held = journey.held
+        if held is None:
+            raise TypeError("the cascade answers with a draft that was never written")
+        if answer.model != answer.decision.model:
+            journey.degraded.add(types_pb2.DEGRADATION_WORKER)
+            self._metrics.fallbacks.labels(answer.model).inc()
+        journey.holding = False
+        journey.finish_reason, journey.usage, journey.model = held.finish_reason, held.usage, answer.model
+        journey.text.clear()
+        await self._deliver(journey, "".join(held.text))
 
     async def _call(self, journey: Journey, worker: Worker) -> None:
         """Calls the worker once and delivers its text. Raises ServiceError; an attempt is always noted."""
@@ -318,7 +362,7 @@ class Conductor:
             raise DeadlineError("the deadline passed")
         started, last, code = time.perf_counter(), None, grpc.StatusCode.CANCELLED
         worker.make_room()
-        call = worker.stub.Generate(_request(journey), timeout=left)
+        call = worker.stub.Generate(_request(journey, worker), timeout=left)
         worker.calls.add(call)
         try:
             last = await self._read(journey, call)
@@ -351,6 +395,8 @@ class Conductor:
             if not isinstance(chunk, worker_pb2.WorkerServiceGenerateResponse):
                 raise _CutError
             await self._deliver(journey, chunk.text)
+            if journey.holding:
+                journey.logprobs.extend(token.logprob for token in chunk.tokens)
             if chunk.finish_reason:
                 journey.finish_reason = chunk.finish_reason
                 journey.usage = chunk.usage
@@ -359,7 +405,7 @@ class Conductor:
     async def _deliver(self, journey: Journey, text: str) -> None:
         if text:
             journey.text.append(text)
-            if journey.deliver is not None:
+            if journey.deliver is not None and not journey.holding:
                 await journey.deliver(Event(delta=router_pb2.Delta(text=text)))
 
     def _note(
@@ -475,9 +521,26 @@ def _check_permitted(caller: Caller, wanted: Objective) -> None:
         )
 
 
-def _request(journey: Journey) -> worker_pb2.WorkerServiceGenerateRequest:
+def _request(journey: Journey, worker: Worker) -> worker_pb2.WorkerServiceGenerateRequest:
+    """Of a draft the log-probabilities are wanted, where the worker tells them."""
     return worker_pb2.WorkerServiceGenerateRequest(
-        messages=journey.wire.messages, sampling=journey.wire.sampling, request_id=journey.request_id
+        messages=journey.wire.messages,
+        sampling=journey.wire.sampling,
+        request_id=journey.request_id,
+        logprobs=journey.holding and worker.model is not None and worker.model.logprobs,
+    )
+
+
+def _draft(journey: Journey, model: str) -> Draft:
+    """What the attempt that just ended wrote; it is held from here on."""
+    journey.held = Held(list(journey.text), journey.finish_reason, journey.usage)
+    return Draft(
+        model=model,
+        text="".join(journey.text),
+        finished=journey.finish_reason == types_pb2.FINISH_REASON_STOP,
+        declined=journey.finish_reason == types_pb2.FINISH_REASON_DECLINED,
+        tokens=journey.usage.completion_tokens,
+        logprobs=tuple(journey.logprobs),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from google.protobuf import timestamp_pb2
@@ -73,9 +74,28 @@ def decision(of: Decision, request_id: str, answering: str) -> types_pb2.Decisio
         # A fallback's answer is not the policy's choice, and the certificate speaks of nothing else.
         certificate=certificate(of.certificate) if of.certificate and answering == of.model else None,
         out_of_distribution=of.out_of_distribution,
+        draft_model=of.draft_model,
     )
     setattr(wire, "lambda", of.lam)  # Python's keyword is the field's name.
     return wire
+
+
+def read_again(of: Decision, kept: types_pb2.Decision) -> Decision:
+    """The decision on a query whose answer is kept, with what became of the draft when it was written."""
+    after = {
+        one.model: one.p_correct_after_draft
+        for one in kept.estimates
+        if one.HasField("p_correct_after_draft")
+    }
+    estimates = tuple(replace(one, p_after_draft=after.get(one.model)) for one in of.estimates)
+    return replace(
+        of,
+        model=kept.model,
+        draft_model=kept.draft_model,
+        explanation=kept.explanation,
+        estimates=estimates,
+        prior=None,
+    )
 
 
 def certificate(of: Certificate) -> types_pb2.Certificate:
@@ -102,6 +122,7 @@ def _estimate(of: ModelEstimate) -> types_pb2.ModelEstimate:
         spread=of.spread,
         expected_cost_nanousd=of.expected_cost_nanousd,
         excluded_because=of.excluded_because,
+        p_correct_after_draft=of.p_after_draft,
     )
 
 

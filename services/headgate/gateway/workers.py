@@ -111,6 +111,7 @@ class Worker:
             version=description.version,
             capabilities=self._capabilities.union(description.capabilities),
             pace=self.pace.pace(time.monotonic()),
+            logprobs=description.logprobs,
         )
         if not self.serving:
             _LOG.info("worker serving", model=self.name, worker=self.address, version=description.version)

@@ -65,7 +65,8 @@ async def test_each_switch_names_the_model_that_was_left() -> None:
 
     on_its_way = journey(deliver=deliver, model="small")
     for name in ("middle", "large"):
-        await one._switch(on_its_way, workers[name])
+        decision = Decision(name, Reason.POLICY, "", ())
+        await one._switch(on_its_way, CallModel(name, decision, attempt=2, fallback=True))
     switches = [(event.model_switched.from_model, event.model_switched.to_model) for event in told]
     assert switches == [("small", "middle"), ("middle", "large")]
     await workers.close()

@@ -14,6 +14,8 @@ from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle, Contents
 from headgate.router.calibrate import Calibrator
 from headgate.router.cost import CostModel, ModelCost
+from headgate.router.deferral import Deferral
+from headgate.router.evidence import NUMBERS
 from headgate.router.features import BUCKETS, CONTEXT_BUCKETS, SURFACE, Familiarity
 from headgate.router.offline import graph
 from headgate.router.offline.graph import Weights
@@ -89,6 +91,34 @@ def contents() -> Contents:
         certificates=(certificate(0.02, 0.05), certificate(0.05, 0.1)),
         notes={"seed": 0},
     )
+
+
+def hand_made_deferral(logprobs: bool = False) -> Deferral:
+    """Small is right (logit 4) unless an equation of its draft fails (logit -4); large's logit stays 2."""
+    numbers = len(NUMBERS) + 3
+    table = np.zeros((BUCKETS, 7), dtype=np.float16)
+    table[1:, 6] = 1.0
+    surface = np.zeros((numbers, 4), dtype=np.float32)
+    surface[NUMBERS.index("an_equation_fails"), 0] = -8.0
+    bias = np.array((4.0, 2.0, 0.0, 0.0), dtype=np.float32)
+    none = np.zeros((numbers, numbers), dtype=np.float32)
+    built = graph.build(Weights(table, surface, bias, none, none[0]))
+    lines = (Calibrator("platt", 1.0, 1.0, 0.0), Calibrator("platt", 1.0, 1.0, 0.0))
+    return Deferral("small", built, lines, graph.golden_vectors(built, 2, numbers), logprobs)
+
+
+@pytest.fixture(scope="session")
+def reading(make_contents: Callable[..., Contents]) -> Callable[..., Bundle]:
+    """The bundle, but small's answers are drafts; `logprobs=True` reads none without them."""
+
+    def make(logprobs: bool = False, **changes: Any) -> Bundle:
+        plain = make_contents(**changes)
+        reads = replace(plain.policy, resolution=(0.5, 0.0))
+        return bundles.load(
+            bundles.dump(replace(plain, policy=reads, deferrals=(hand_made_deferral(logprobs),)))
+        )
+
+    return make
 
 
 def query(text: str = "add two apples", risk_target: float = 0.05, **changes: Any) -> Query:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import onnx
@@ -115,6 +116,43 @@ def test_a_calibrator_changes_p_correct_of_its_model_only(
     before, after = bundle.estimate(batch, tokens), shifted.estimate(batch, tokens)
     assert after.p_correct[0, 0] < before.p_correct[0, 0] - 0.05
     assert after.p_correct[0, 1] == before.p_correct[0, 1]
+
+
+def test_a_bundle_that_reads_drafts_comes_back_as_it_was(reading: Callable[..., Bundle]) -> None:
+    made = reading(logprobs=True)
+    again = bundles.load(bundles.dump(made.contents))
+    assert again.version == made.version
+    [deferral] = again.contents.deferrals
+    assert (deferral.draft_model, deferral.logprobs, again.policy.resolution) == ("small", True, (0.5, 0.0))
+    assert list(again.watchers) == ["small"]
+    assert made.manifest["format"] == bundles.FORMAT
+
+
+def test_without_deferrals_the_format_is_one_that_older_releases_read(bundle: Bundle) -> None:
+    assert bundle.manifest["format"] == 2
+    assert "deferrals" not in bundle.manifest
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"draft_model": "large"}, "draft for none"),
+        ({"draft_model": "huge"}, "draft for none"),
+        ({"calibrators": ()}, "does not fit its policy"),
+    ],
+)
+def test_a_deferral_that_does_not_fit_is_refused(
+    reading: Callable[..., Bundle], changes: dict[str, Any], sentence: str
+) -> None:
+    plain = reading().contents
+    broken = replace(plain, deferrals=(replace(plain.deferrals[0], **changes),))
+    with pytest.raises(BundleError, match=sentence):
+        bundles.load(bundles.dump(broken))
+
+
+def test_a_policy_that_looks_without_a_deferral_is_refused(reading: Callable[..., Bundle]) -> None:
+    with pytest.raises(BundleError, match="looks at drafts without a deferral"):
+        bundles.load(bundles.dump(replace(reading().contents, deferrals=())))
 
 
 def test_every_flipped_bit_is_refused(make_contents: MakeContents, seed: int) -> None:

@@ -19,7 +19,7 @@ from headgate.router.cascade import (
     Received,
 )
 from headgate.router.decide import decide
-from headgate.router.types import Model, Pool, Price, Query
+from headgate.router.types import Draft, Model, Pool, Price, Query, Reason
 
 Ask = Callable[..., Query]
 NOW = 0.0
@@ -34,6 +34,66 @@ def fail(
     cascade: Cascade, model: str, retryable: bool = True, delivered: bool = False, again: bool = True
 ) -> Command:
     return cascade.feed(Failed(model, retryable, delivered, again))
+
+
+GOOD, BAD = Draft("small", "1 + 1 = 2"), Draft("small", "1 + 1 = 3")
+
+
+@pytest.fixture
+def drafting(reading: Callable[..., Bundle], pool: Pool, ask: Ask) -> Cascade:
+    """A request whose first call is for a draft of small."""
+    one = Cascade(reading(), pool, now=NOW)
+    call = called(one.feed(Received(ask())))
+    assert (call.model, call.draft, call.escalation, call.repeats) == ("small", True, False, False)
+    return one
+
+
+def test_a_good_draft_is_the_answer(drafting: Cascade) -> None:
+    answer = drafting.feed(Finished("small", GOOD))
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.draft, answer.decision.draft_model) == ("small", True, "small")
+    assert not answer.decision.escalated
+
+
+def test_a_doubtful_draft_is_escalated_and_stays_covered(drafting: Cascade) -> None:
+    call = called(drafting.feed(Finished("small", BAD)))
+    assert (call.model, call.attempt) == ("large", 2)
+    assert (call.draft, call.escalation, call.fallback, call.repeats) == (False, True, False, False)
+    answer = drafting.feed(Finished("large"))
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.draft, answer.decision.escalated) == ("large", False, True)
+    assert answer.decision.reason is Reason.POLICY
+    assert answer.decision.certificate is not None
+
+
+@pytest.mark.parametrize(("retryable", "calls"), [(True, 1), (False, 0)])
+def test_where_the_escalation_fails_the_draft_is_better_than_an_error(
+    drafting: Cascade, retryable: bool, calls: int
+) -> None:
+    drafting.feed(Finished("small", BAD))
+    for _ in range(calls):
+        again = called(fail(drafting, "large", retryable))
+        assert (again.model, again.escalation, again.repeats) == ("large", False, True)
+    answer = fail(drafting, "large", retryable)
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.draft) == ("small", True)
+
+
+def test_an_escalation_that_breaks_after_text_was_delivered_ends_with_an_error(drafting: Cascade) -> None:
+    drafting.feed(Finished("small", BAD))
+    assert isinstance(fail(drafting, "large", retryable=True, delivered=True), GiveUp)
+
+
+def test_a_call_for_a_draft_is_retried_and_falls_back_as_any_other(drafting: Cascade) -> None:
+    again = called(fail(drafting, "small"))
+    assert (again.model, again.draft, again.repeats) == ("small", True, True)
+    other = called(fail(drafting, "small"))
+    assert (other.model, other.draft, other.fallback) == ("large", False, True)
+
+
+def test_a_draft_that_does_not_come_is_a_mistake_of_the_caller(drafting: Cascade) -> None:
+    with pytest.raises(ValueError, match="was for a draft"):
+        drafting.feed(Finished("small"))
 
 
 @pytest.fixture

@@ -60,7 +60,8 @@ def test_evaluation_card_and_outcomes(folders: list[str], tmp_path: Path) -> Non
         assert manifest[name]["cpu_us_per_query"] > 0
         assert manifest[name]["price"]["output_nanousd"] >= 0
     assert main([*folders, "outcomes", "--queries", "6", "--out", str(tmp_path)]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"queries.csv.gz", "outcomes.csv.gz", "prices.csv"}
+    tables = {f"{name}.csv.gz" for name in ("queries", "outcomes", "responses")}
+    assert {path.name for path in tmp_path.iterdir()} == {*tables, "prices.csv"}
     with (tmp_path / "prices.csv").open(newline="") as file:
         rows = {row["model"]: row for row in csv.DictReader(file)}
     assert list(rows) == sorted(MODELS)

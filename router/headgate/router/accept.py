@@ -1,0 +1,65 @@
+"""Accept or escalate: what becomes of a draft, once it is read.
+
+The same λ decides as before the draft, with what the draft shows of every model and its cost already paid.
+Who escalates gets the reference's answer, which has no regret: a look never takes a certificate away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from headgate.router import evidence
+from headgate.router.bundle import Bundle
+from headgate.router.deferral import Watcher
+from headgate.router.errors import EstimateError
+from headgate.router.types import Decision, Draft, ModelEstimate
+
+
+def read(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> Decision:
+    """The final decision on a draft of `decision.model`, which has a `prior`.
+
+    `question` is the query's text. Its model is the draft's where that is accepted, else the one to go on to.
+    A draft that cannot be read, or is an excuse, is not accepted.
+    """
+    prior = decision.prior
+    assert prior is not None  # noqa: S101  (only drafts come here)
+    watcher, index = bundle.watchers[draft.model], bundle.position[draft.model]
+    read_already = replace(decision, prior=None, draft_model=draft.model)
+    try:
+        why = _unreadable(watcher, draft)
+        p_correct, spread = watcher.look_one(evidence.extract(question, draft), prior.logits, prior.tokens)
+    except EstimateError as error:
+        why = f"cannot be read: {error}"
+    if why:
+        safe = bundle.policy.reference
+        return replace(
+            read_already, model=safe, explanation=f"The draft of {draft.model} {why}, so {safe} answers."
+        )
+    best = bundle.policy.accept_one(index, p_correct, spread, prior.relative_cost, decision.lam)
+    return replace(
+        read_already,
+        model=bundle.models[best],
+        explanation=_why(bundle, draft.model, index, best, p_correct),
+        estimates=tuple(_told(bundle, one, p_correct) for one in decision.estimates),
+    )
+
+
+def _unreadable(watcher: Watcher, draft: Draft) -> str:
+    """What bars the draft whatever it shows, or ""."""
+    if draft.declined:
+        return "declines the query"
+    return "came without log-probabilities" if watcher.deferral.logprobs and not draft.logprobs else ""
+
+
+def _why(bundle: Bundle, drafting: str, index: int, best: int, p_correct: Sequence[float]) -> str:
+    """In one sentence."""
+    looks = f"The draft of {drafting} looks right with p = {p_correct[index]:.2f}"
+    if best == index:
+        return f"{looks}, and no other model is worth more."
+    return f"{looks}, {bundle.models[best]} is expected to be with p = {p_correct[best]:.2f} and answers."
+
+
+def _told(bundle: Bundle, estimate: ModelEstimate, p_correct: Sequence[float]) -> ModelEstimate:
+    index = bundle.position.get(estimate.model)
+    return estimate if index is None else replace(estimate, p_after_draft=p_correct[index])

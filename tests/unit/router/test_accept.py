@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from headgate.router import accept
+from headgate.router.bundle import Bundle
+from headgate.router.decide import decide
+from headgate.router.types import Decision, Draft, Pool, Query, Reason
+
+Ask, Reading = Callable[..., Query], Callable[..., Bundle]
+NOW = 0.0
+GOOD, BAD = Draft("small", "1 + 1 = 2"), Draft("small", "1 + 1 = 3")
+
+
+def decided(bundle: Bundle, query: Query, pool: Pool) -> Decision:
+    decision = decide(bundle, query, pool, now=NOW)
+    assert decision.prior is not None
+    return decision
+
+
+def test_a_draft_is_accepted_where_it_looks_right(reading: Reading, pool: Pool, ask: Ask) -> None:
+    bundle, query = reading(), ask()
+    before = decided(bundle, query, pool)
+    assert (before.model, before.reason) == ("small", Reason.POLICY)
+    assert "worth a look" in before.explanation
+    after = accept.read(bundle, query.text, before, GOOD)
+    assert (after.model, after.draft_model, after.escalated, after.prior) == ("small", "small", False, None)
+    assert after.estimates[0].p_after_draft == pytest.approx(0.982, abs=0.001)
+    assert after.certificate is before.certificate
+
+
+def test_a_doubtful_draft_goes_on_to_the_reference(reading: Reading, pool: Pool, ask: Ask) -> None:
+    bundle, query = reading(), ask()
+    after = accept.read(bundle, query.text, decided(bundle, query, pool), BAD)
+    assert (after.model, after.draft_model, after.escalated) == ("large", "small", True)
+    assert after.explanation == (
+        "The draft of small looks right with p = 0.02, large is expected to be with p = 0.88 and answers."
+    )
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "draft", "why"),
+    [
+        (True, GOOD, "came without log-probabilities"),
+        (False, replace(GOOD, declined=True), "declines the query"),
+    ],
+)
+def test_a_draft_that_cannot_be_judged_is_not_accepted(
+    reading: Reading, pool: Pool, ask: Ask, logprobs: bool, draft: Draft, why: str
+) -> None:
+    bundle, query = reading(logprobs), ask()
+    telling = replace(pool, models=tuple(replace(one, logprobs=True) for one in pool.models))
+    after = accept.read(bundle, query.text, decided(bundle, query, telling), draft)
+    assert (after.model, after.escalated) == ("large", True)
+    assert why in after.explanation
+    assert after.certificate is not None
+
+
+def test_drafts_are_not_asked_of_a_worker_that_tells_no_log_probabilities(
+    reading: Reading, pool: Pool, ask: Ask
+) -> None:
+    decision = decide(reading(logprobs=True), ask(), pool, now=NOW)
+    assert (decision.model, decision.reason, decision.prior) == ("large", Reason.OUTSIDE_CALIBRATION, None)
+    assert "tells no log-probabilities" in decision.explanation
+
+
+def test_where_nobody_could_be_escalated_to_nothing_is_covered(
+    reading: Reading, pool: Pool, ask: Ask
+) -> None:
+    third = replace(pool, models=(*pool.models, replace(pool.models[1], name="third")))
+    decision = decide(reading(), ask(allowed=frozenset({"small", "third"})), third, now=NOW)
+    assert (decision.reason, decision.certificate, decision.prior) == (Reason.OUTSIDE_CALIBRATION, None, None)
+
+
+@pytest.mark.parametrize("change", [{"pinned": "small"}, {"allowed": frozenset({"small"})}])
+def test_an_answer_that_was_not_chosen_by_the_policy_is_no_draft(
+    reading: Reading, pool: Pool, ask: Ask, change: dict[str, object]
+) -> None:
+    assert decide(reading(), ask(**change), pool, now=NOW).prior is None
