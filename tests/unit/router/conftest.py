@@ -1,4 +1,4 @@
-"""Bundles whose every number is known: the graph is written by hand, nothing is trained."""
+"""The hand-made bundles as fixtures."""
 
 from __future__ import annotations
 
@@ -6,145 +6,41 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import settings
 
 from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle, Contents
-from headgate.router.calibrate import Calibrator
-from headgate.router.cost import CostModel, ModelCost
-from headgate.router.deferral import Deferral
-from headgate.router.evidence import NUMBERS
-from headgate.router.features import BUCKETS, CONTEXT_BUCKETS, SURFACE, Familiarity
-from headgate.router.offline import graph
+from headgate.router.features import Familiarity
 from headgate.router.offline.graph import Weights
-from headgate.router.policy import Policy
-from headgate.router.types import Certificate, Model, Objective, Pool, Price, Query
+from headgate.router.types import Certificate, Model, Pool, Query
+from tests import hand_made
+from tests.hand_made import LARGE, SMALL
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
-SMALL, LARGE = Price(10_000_000, 40_000_000), Price(60_000_000, 240_000_000)
-GRID = (0.0, 0.05, 0.1, 0.5, 4.0)
-
-
-def hand_made_weights(easy: float = 3.0, per_digit: float = 2.0) -> Weights:
-    """Logit of small: easy - per_digit · d, d = log(1 + digits); of large: 2. Tokens: 10 and 5.
-
-    Variance of the logits: 0.25 of small and 0 of large, and 0.1² + (0.1 d)² more. N-grams add thousandths.
-    """
-    table = np.zeros((BUCKETS, 7), dtype=np.float16)
-    table[1:, 0] = 0.001 * (np.arange(1, BUCKETS) % 7 - 3)
-    table[1:, 4], table[1:, 6] = 0.25, 1.0
-    digits = SURFACE.index("digits")
-    surface = np.zeros((len(SURFACE), 4), dtype=np.float32)
-    surface[digits, 0] = -per_digit
-    bias = np.array((easy, 2.0, np.log(10.0), np.log(5.0)), dtype=np.float32)
-    root, root_bias = np.zeros((len(SURFACE),) * 2, dtype=np.float32), np.zeros(len(SURFACE), np.float32)
-    root[digits, 1] = root_bias[0] = 0.1
-    return Weights(table, surface, bias, root, root_bias)
-
-
-def certificate(risk_target: float = 0.05, lam: float = 0.1, **changes: Any) -> Certificate:
-    plain = Certificate(
-        id=f"c{risk_target}",
-        loss="regret",
-        risk_target=risk_target,
-        confidence=0.95,
-        lam=lam,
-        n=1000,
-        data_fingerprint="0" * 64,
-        created=0.0,
-        reference="large",
-        models=("small@s1", "large@l1"),
-        settings={
-            "max_temperature": 0.0,
-            "max_prompt_tokens": 40.0,
-            "max_system_bytes": 0.0,
-            "max_history_turns": 0.0,
-            "min_max_tokens": 20.0,
-            "max_out_of_distribution": 0.5,
-        },
-    )
-    return replace(plain, **changes)
-
-
-def familiar_with(everything: bool) -> Familiarity:
-    """Knows every word or none; any surface is near."""
-    s, bits = len(SURFACE), np.full(CONTEXT_BUCKETS // 8, 255 * everything, dtype=np.uint8)
-    return Familiarity(bits, np.zeros(s, dtype=np.float32), np.zeros((s, s), dtype=np.float32))
-
-
-def contents() -> Contents:
-    built = graph.build(hand_made_weights())
-    usage = np.zeros((len(GRID), 2, 2))
-    share_large = np.linspace(1.0, 0.0, len(GRID))
-    usage[:, 0], usage[:, 1] = (1 - share_large)[:, None] * (30, 10), share_large[:, None] * (30, 5)
-    return Contents(
-        graph=built,
-        calibrators=(Calibrator("platt", 1.0, 1.0, 0.0), Calibrator("platt", 1.0, 1.0, 0.0)),
-        costs=CostModel((ModelCost(SMALL, 4.0, 10.0), ModelCost(LARGE, 4.0, 5.0)), 3_000.0),
-        familiarity=familiar_with(everything=True),
-        policy=Policy(("small", "large"), "large", 0.0, 0.5, GRID, usage, 0.5, 0.05),
-        golden=graph.golden_vectors(built, 2),
-        certificates=(certificate(0.02, 0.05), certificate(0.05, 0.1)),
-        notes={"seed": 0},
-    )
-
-
-def hand_made_deferral(logprobs: bool = False) -> Deferral:
-    """Small is right (logit 4) unless an equation of its draft fails (logit -4); large's logit stays 2."""
-    numbers = len(NUMBERS) + 3
-    table = np.zeros((BUCKETS, 7), dtype=np.float16)
-    table[1:, 6] = 1.0
-    surface = np.zeros((numbers, 4), dtype=np.float32)
-    surface[NUMBERS.index("an_equation_fails"), 0] = -8.0
-    bias = np.array((4.0, 2.0, 0.0, 0.0), dtype=np.float32)
-    none = np.zeros((numbers, numbers), dtype=np.float32)
-    built = graph.build(Weights(table, surface, bias, none, none[0]))
-    lines = (Calibrator("platt", 1.0, 1.0, 0.0), Calibrator("platt", 1.0, 1.0, 0.0))
-    return Deferral("small", built, lines, graph.golden_vectors(built, 2, numbers), logprobs)
-
-
-@pytest.fixture(scope="session")
-def reading(make_contents: Callable[..., Contents]) -> Callable[..., Bundle]:
-    """The bundle, but small's answers are drafts; `logprobs=True` reads none without them."""
-
-    def make(logprobs: bool = False, **changes: Any) -> Bundle:
-        plain = make_contents(**changes)
-        reads = replace(plain.policy, resolution=(0.5, 0.0))
-        return bundles.load(
-            bundles.dump(replace(plain, policy=reads, deferrals=(hand_made_deferral(logprobs),)))
-        )
-
-    return make
-
-
-def query(text: str = "add two apples", risk_target: float = 0.05, **changes: Any) -> Query:
-    return replace(Query(text, Objective(risk_target=risk_target)), **changes)
-
 
 @pytest.fixture(scope="session")
 def make_weights() -> Callable[..., Weights]:
-    return hand_made_weights
+    return hand_made.weights
 
 
 @pytest.fixture(scope="session")
 def make_certificate() -> Callable[..., Certificate]:
-    return certificate
+    return hand_made.certificate
 
 
 @pytest.fixture(scope="session")
 def stranger() -> Familiarity:
     """Knows no word."""
-    return familiar_with(everything=False)
+    return hand_made.familiar_with(everything=False)
 
 
 @pytest.fixture(scope="session")
 def make_contents() -> Callable[..., Contents]:
     """Contents with changes: `make_contents(certificates=(...))`."""
-    plain = contents()
+    plain = hand_made.contents()
 
     def make(**changes: Any) -> Contents:
         return replace(plain, **changes)
@@ -164,6 +60,12 @@ def bundle(make_bundle: Callable[..., Bundle]) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def reading() -> Callable[..., Bundle]:
+    """A bundle that reads small's drafts, with changes."""
+    return lambda **changes: bundles.load(bundles.dump(hand_made.reading(**changes)))
+
+
+@pytest.fixture(scope="session")
 def pool() -> Pool:
     return Pool((Model("small", SMALL, 256, "s1"), Model("large", LARGE, 1024, "l1")), "large")
 
@@ -171,4 +73,4 @@ def pool() -> Pool:
 @pytest.fixture(scope="session")
 def ask() -> Callable[..., Query]:
     """A query with changes: `ask("text", temperature=1.0)`."""
-    return query
+    return hand_made.query

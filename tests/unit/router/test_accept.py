@@ -51,7 +51,7 @@ def test_a_doubtful_draft_goes_on_to_the_reference(reading: Reading, pool: Pool,
 def test_a_draft_that_cannot_be_judged_is_not_accepted(
     reading: Reading, pool: Pool, ask: Ask, logprobs: bool, draft: Draft, why: str
 ) -> None:
-    bundle, query = reading(logprobs), ask()
+    bundle, query = reading(logprobs=logprobs), ask()
     telling = replace(pool, models=tuple(replace(one, logprobs=True) for one in pool.models))
     after = accept.read(bundle, query.text, decided(bundle, query, telling), draft)
     assert (after.model, after.escalated) == ("large", True)
