@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from importlib import resources
 from random import Random
 
+from headgate.router import accept
 from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle
 from headgate.router.cost import call_cost
 from headgate.router.decide import decide
-from headgate.router.types import Certificate, Model, Objective, Pool, Price, Query
-from headgate.worker.backends.builtin.engine import MODELS, Engine, model_version
+from headgate.router.types import Certificate, Draft, Model, Objective, Pool, Price, Query
+from headgate.worker.backends.builtin.engine import MODELS, Completion, Engine, model_version
 from headgate.worker.backends.builtin.worksheets import Worksheet, check
 
 CHEAPEST, REFERENCE = MODELS
@@ -75,22 +76,28 @@ def shipped_pool() -> Pool:
 
 def _model(name: str, entry: dict[str, dict[str, int]]) -> Model:
     price = Price(entry["price"]["input_nanousd"], entry["price"]["output_nanousd"])
-    return Model(name, price, version=model_version(str(entry["sha256"])))
+    return Model(name, price, version=model_version(str(entry["sha256"])), logprobs=True)
 
 
 def route(sheets: Sequence[Worksheet], bundle: Bundle, risk_target: float) -> list[Routed]:
-    """Answers and decides every worksheet."""
+    """Answers and decides every worksheet; drafts are read as the gateway reads them."""
     pool, objective = shipped_pool(), Objective(risk_target=risk_target)
-    right, cost = {}, {}
+    right, cost, drafts = {}, {}, {}
     for model in pool.models:
         answers = Engine.load(model.name).answer_batch([sheet.question for sheet in sheets])
+        drafts[model.name] = [_draft(model.name, one) for one in answers]
         right[model.name] = [
             check(sheet, one.text) == 1.0 for sheet, one in zip(sheets, answers, strict=True)
         ]
         cost[model.name] = [
             call_cost(model.price, one.prompt_tokens, one.completion_tokens) for one in answers
         ]
-    decisions = [decide(bundle, Query(sheet.question, objective), pool, now=0.0) for sheet in sheets]
+    decisions = []
+    for index, sheet in enumerate(sheets):
+        made = decide(bundle, Query(sheet.question, objective), pool, now=0.0)
+        if made.prior is not None:
+            made = accept.read(bundle, sheet.question, made, drafts[made.model][index])
+        decisions.append(made)
     return [
         Routed(
             right[REFERENCE][index],
@@ -98,11 +105,16 @@ def route(sheets: Sequence[Worksheet], bundle: Bundle, risk_target: float) -> li
             made.certificate is not None,
             right[CHEAPEST][index],
             cost[REFERENCE][index],
-            cost[made.model][index],
+            cost[made.model][index] + (cost[made.draft_model][index] if made.escalated else 0),
             cost[CHEAPEST][index],
         )
         for index, made in enumerate(decisions)
     ]
+
+
+def _draft(model: str, answer: Completion) -> Draft:
+    finished = answer.finish_reason == "stop"
+    return Draft(model, answer.text, finished, tokens=answer.completion_tokens, logprobs=answer.logprobs)
 
 
 def promise(routed: Sequence[Routed], bundle: Bundle, windows: int, seed: int) -> Promise:
