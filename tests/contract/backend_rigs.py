@@ -13,13 +13,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from headgate.worker.backends.base import Backend, BackendSettings
+from headgate.worker.backends.base import Backend, BackendError, BackendSettings
 from headgate.worker.backends.builtin.backend import BuiltinBackend
 from headgate.worker.backends.builtin.engine import Engine, Sampling, Step
 from headgate.worker.backends.builtin.speculative import Pair, Tally
+from headgate.worker.backends.hf.backend import HfBackend
+from headgate.worker.backends.hf.engine import Decoder
+from headgate.worker.backends.hf.job import Job
 from headgate.worker.backends.openai import OpenAIBackend
 from headgate.worker.backends.replay import ReplayBackend
 from tests.faults.upstream import Call, Script, Upstream
+from tests.tiny_models import taught
 
 QUESTIONS = (
     "Go from 213 to 430 in steps of 7",
@@ -95,6 +99,57 @@ def _builtin_rig(backend: Backend, watched: _Watched) -> Rig:
     return Rig(backend, "7" * 400, pause, stopped)
 
 
+class _WatchedDecoder:
+    """The real decoder, which can be made to pause in an answer, counting the steps it makes after that."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.pausing = False
+        self.resumed, self.idle = threading.Event(), threading.Event()
+        self.steps = self.steps_after = 0
+
+    @property
+    def busy(self) -> bool:
+        if not self._decoder.busy:
+            self.idle.set()
+        return self._decoder.busy
+
+    def begin(self, job: Job) -> None:
+        self.idle.clear()
+        self._decoder.begin(job)
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.pausing and self.steps == 5:
+            self.resumed.wait(10)
+        self._decoder.step()
+        self.steps_after += self.resumed.is_set() and self._decoder.busy
+
+    def fail(self, error: BackendError) -> None:
+        self._decoder.fail(error)
+
+
+@asynccontextmanager
+async def hf(_folder: Path) -> AsyncIterator[Rig]:
+    answers = tuple((question, "".join(_answer(question))) for question in QUESTIONS)
+    source = await asyncio.to_thread(taught, answers, "Answer.")
+    backend = HfBackend(BackendSettings(source=source))
+    await backend.load()
+    assert backend._engine is not None
+    watched = _WatchedDecoder(backend._engine._decoder)
+    backend._engine._decoder = watched
+
+    def pause() -> None:
+        watched.pausing = True
+
+    async def stopped() -> bool:
+        watched.resumed.set()
+        return await asyncio.to_thread(watched.idle.wait, 5) and watched.steps_after <= 1
+
+    yield Rig(backend, "7" * 1000, pause, stopped)
+    await backend.close()
+
+
 @asynccontextmanager
 async def openai(_folder: Path) -> AsyncIterator[Rig]:
     async with Upstream() as upstream:
@@ -151,6 +206,7 @@ def _record(question: str) -> dict[str, object]:
 
 RIGS: dict[str, Callable[[Path], AbstractAsyncContextManager[Rig]]] = {
     "builtin": builtin,
+    "hf": hf,
     "openai": openai,
     "replay": replay,
 }

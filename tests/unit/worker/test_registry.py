@@ -14,14 +14,14 @@ def test_finds_a_backend_by_its_entry_point() -> None:
 
 
 def test_names_are_known_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert registry.names() == ["builtin", "openai", "replay"]
+    assert registry.names() == ["builtin", "hf", "openai", "replay"]
     torn = EntryPoint("torn", "headgate_absent.module:Backend", registry.GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [torn])
     assert registry.names() == ["torn"]
 
 
 def test_an_unknown_name_lists_what_is_installed() -> None:
-    with pytest.raises(NotLoadableError, match=r"no backend 'bultin'; installed: builtin, openai, replay"):
+    with pytest.raises(NotLoadableError, match=r"no backend 'bultin'; installed: builtin, hf, openai, replay"):
         registry.find("bultin")
 
 

@@ -1,0 +1,89 @@
+"""One thread that decodes for everybody.
+
+Nothing else touches model or tokenizer, so neither has to be safe to share.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from contextlib import suppress
+from typing import Protocol
+
+from headgate.worker.backends.base import (
+    BackendError,
+    BackendSettings,
+    ModelDescription,
+    UpstreamUnavailableError,
+)
+from headgate.worker.backends.hf import checkpoint
+from headgate.worker.backends.hf.batch import Batch
+from headgate.worker.backends.hf.job import Job, told
+
+
+class Decoder(Protocol):
+    """Answers jobs a step at a time, all in one thread."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+
+    def begin(self, job: Job) -> None:
+        """Takes a job. What it raises is the job's outcome."""
+
+    def step(self) -> None:
+        """A token, or a few, for every job that is not over; outcomes are posted."""
+
+    def fail(self, error: BackendError) -> None:
+        """Ends every job with this error."""
+
+
+def open_engine(settings: BackendSettings) -> tuple[Engine, ModelDescription]:
+    """A running engine and what it serves. Raises NotLoadableError."""
+    target = checkpoint.read(settings.source)
+    description = ModelDescription(
+        version=f"sha256:{target.digest[:16]}",
+        context_tokens=target.context_tokens,
+        logprobs=True,
+        price=settings.price,
+    )
+    return Engine(Batch(target)), description
+
+
+class Engine:
+    """The thread: takes jobs, lets the decoder step while it is busy, ends on `close`."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="hf-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Has it answered; every outcome is posted to the job."""
+        self._arrivals.put(job)
+
+    def close(self) -> None:
+        """Returns when the thread has ended, after its current step; open jobs get an error."""
+        self._arrivals.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._take_in():
+            self._decoder.step()
+        stopping = UpstreamUnavailableError("the worker is stopping")
+        self._decoder.fail(stopping)
+        with suppress(queue.Empty):
+            while (job := self._arrivals.get_nowait()) is not None:
+                job.post(stopping)
+
+    def _take_in(self) -> bool:
+        """Begins what has arrived, waiting if there is nothing else to do; False once closed."""
+        with suppress(queue.Empty):
+            while True:
+                job = self._arrivals.get(block=not self._decoder.busy)
+                if job is None:
+                    return False
+                with told(job):
+                    self._decoder.begin(job)
+        return True
