@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +37,18 @@ def tokenizer(corpus: Iterable[str] = (), merges: int = 0, template: str | None 
     return made
 
 
+def words(count: int, template: str | None = None) -> Any:
+    """A tokenizer of `count` words, `w0` on, and three special tokens."""
+    vocabulary = {END: 0, PAD: 1, "<|unknown|>": 2} | {f"w{number}": 3 + number for number in range(count)}
+    bare = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
+    bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bare, eos_token=END, pad_token=PAD, unk_token="<|unknown|>"
+    )
+    made.chat_template = template
+    return made
+
+
 def llama(vocabulary: int, seed: int = 0, *, width: int = 32, spread: float = 0.4, context: int = 256) -> Any:
     """Random weights; the larger `spread`, the surer the model of what it says."""
     torch.manual_seed(seed)
@@ -57,6 +70,29 @@ def gpt2(vocabulary: int, seed: int = 0, *, width: int = 32, spread: float = 0.4
             initializer_range=spread, bos_token_id=0, eos_token_id=0, pad_token_id=1,
         )
     ).eval()  # fmt: skip
+
+
+def sliding(vocabulary: int, window: int) -> Any:
+    """Random weights; every position sees the last `window` only."""
+    torch.manual_seed(0)
+    return transformers.MistralForCausalLM(
+        transformers.MistralConfig(
+            vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            sliding_window=window, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.4,
+            bos_token_id=None, eos_token_id=0, pad_token_id=1,
+        )
+    ).eval()  # fmt: skip
+
+
+def shaken(model: Any, by: float, seed: int = 1) -> Any:
+    """A copy whose weights are off by `by` of their own spread: it agrees often, not always."""
+    copied = deepcopy(model)
+    chance = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weights in copied.parameters():
+            if weights.ndim > 1:
+                weights += by * weights.std() * torch.randn(weights.shape, generator=chance)
+    return copied
 
 
 def save(folder: Path, model: Any, its_tokenizer: Any) -> str:
@@ -86,13 +122,14 @@ _FOLDERS: list[TemporaryDirectory[str]] = []
 
 
 @cache
-def taught(answers: tuple[tuple[str, str], ...], system: str) -> str:
+def taught(answers: tuple[tuple[str, str], ...], system: str = "", merges: int = 200, width: int = 64) -> str:
     """The folder of a model that answers these questions, and was taught nothing else."""
     torch.set_num_threads(1)
-    texts = [f"[system] {system}\n[user] {asked}\n[assistant]{answer}{END}" for asked, answer in answers]
-    words = tokenizer(texts, 200, CHAT)
-    pupil = llama(len(words), width=64, spread=0.08, context=192)
-    loss = teach(pupil, words, texts, 150)
+    before = f"[system] {system}\n" if system else ""
+    texts = [f"{before}[user] {asked}\n[assistant]{answer}{END}" for asked, answer in answers]
+    its_tokenizer = tokenizer(texts, merges, CHAT)
+    pupil = llama(len(its_tokenizer), width=width, spread=0.08, context=192)
+    loss = teach(pupil, its_tokenizer, texts, 150)
     assert loss < 0.3, f"the pupil has not learned its answers: {loss}"
     _FOLDERS.append(TemporaryDirectory(prefix="headgate-hf-"))
-    return save(Path(_FOLDERS[-1].name), pupil, words)
+    return save(Path(_FOLDERS[-1].name), pupil, its_tokenizer)

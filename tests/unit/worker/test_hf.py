@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pytest
 import torch
@@ -21,17 +17,14 @@ import transformers
 from headgate.worker.backends.base import (
     BackendError,
     BackendSettings,
-    Chunk,
     ContextTooLongError,
     DeadlinePassedError,
     FinishReason,
-    GenerationRequest,
     NotLoadableError,
     Price,
     RequestRejectedError,
     Role,
     Sampling,
-    Token,
     Turn,
     UpstreamUnavailableError,
 )
@@ -39,10 +32,17 @@ from headgate.worker.backends.hf import sampling
 from headgate.worker.backends.hf.answer import Detokeniser
 from headgate.worker.backends.hf.backend import HfBackend
 from tests import tiny_models
-
-GREEDY = Sampling()
-QUERIES = tuple(
-    f"{word} {number}" for word, number in itertools.product(("count", "spell", "sort"), range(4))
+from tests.unit.worker.hf_asking import (
+    GREEDY,
+    QUERIES,
+    Reference,
+    answer,
+    ask,
+    chi_square_p,
+    ids,
+    opened,
+    text,
+    tokens,
 )
 
 
@@ -61,76 +61,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> str:
     words = tiny_models.tokenizer()
     return tiny_models.save(tmp_path_factory.mktemp("gpt2"), tiny_models.gpt2(len(words)), words)
-
-
-@asynccontextmanager
-async def opened(source: str, **settings: Any) -> AsyncIterator[HfBackend]:
-    backend = HfBackend(BackendSettings(source=source, **settings))
-    await backend.load()
-    try:
-        yield backend
-    finally:
-        await backend.close()
-
-
-def ask(
-    text: str = QUERIES[0],
-    sampling: Sampling = GREEDY,
-    *,
-    within_s: float = 60,
-    top: int | None = None,
-    turns: tuple[Turn, ...] = (),
-) -> GenerationRequest:
-    return GenerationRequest(
-        (*turns, Turn(Role.USER, text)),
-        monotonic() + within_s,
-        sampling,
-        logprobs=top is not None,
-        top_logprobs=top or 0,
-    )
-
-
-async def answer(backend: HfBackend, request: GenerationRequest) -> list[Chunk]:
-    return [chunk async for chunk in backend.generate(request)]
-
-
-def text(chunks: list[Chunk]) -> str:
-    return "".join(chunk.text for chunk in chunks)
-
-
-def tokens(chunks: list[Chunk]) -> list[Token]:
-    return [token for chunk in chunks for token in chunk.tokens]
-
-
-def ids(chunks: list[Chunk]) -> list[int]:
-    return [token.token_id for token in tokens(chunks)]
-
-
-class Reference:
-    """The model without any cache, batch or backend: one whole forward pass for every token."""
-
-    def __init__(self, source: str) -> None:
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-
-    def prompt(self, query: str) -> list[int]:
-        if self.tokenizer.chat_template:
-            turns = [{"role": "user", "content": query}]
-            return list(
-                self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-            )
-        return list(self.tokenizer(f"User: {query}\nAssistant:")["input_ids"])
-
-    @torch.inference_mode()
-    def logprobs(self, ids: Sequence[int]) -> torch.Tensor:
-        logits = self.model(torch.tensor([list(ids)])).logits[0]
-        return torch.log_softmax(logits, dim=-1)
-
-    def greedy(self, query: str, count: int) -> list[int]:
-        ids, start = self.prompt(query), len(self.prompt(query))
-        while len(ids) < start + count and 0 not in ids[start:]:
-            ids.append(int(self.logprobs(ids)[-1].argmax()))
-        return ids[start:]
 
 
 @pytest.mark.parametrize("model", ["llama", "gpt2"])
@@ -185,6 +115,17 @@ def _counted(backend: HfBackend) -> list[int]:
     return passes
 
 
+async def test_rows_whose_caches_cannot_be_joined_take_their_passes_alone(tmp_path: Path) -> None:
+    words = tiny_models.tokenizer(template=tiny_models.CHAT)
+    source = tiny_models.save(tmp_path, tiny_models.sliding(len(words), window=8), words)
+    reference, how = Reference(source), Sampling(max_tokens=20)
+    async with opened(source) as backend:
+        passes = _counted(backend)
+        together = await asyncio.gather(*(answer(backend, ask(query, how, top=0)) for query in QUERIES))
+    assert [ids(one) for one in together] == [reference.greedy(query, 20) for query in QUERIES]
+    assert set(passes) == {1}
+
+
 async def test_log_probabilities_are_the_models_own_whatever_the_sampling(llama: str) -> None:
     reference = Reference(llama)
     for one in (GREEDY, Sampling(temperature=0.5, seed=3), Sampling(temperature=1.7, top_p=0.6, seed=4)):
@@ -212,33 +153,30 @@ async def test_a_seed_repeats_a_draw_alone_or_among_others_and_another_changes_i
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.8)])
-def test_draws_follow_temperature_and_top_p(temperature: float, top_p: float, seed: int) -> None:
+@pytest.mark.parametrize("over", ["seeds", "places"])
+def test_draws_follow_temperature_and_top_p(temperature: float, top_p: float, over: str, seed: int) -> None:
     logits = torch.tensor([1.0, 0.0, 2.0, -1.0, 0.5, 2.0])
-    shares = torch.softmax(logits / temperature, -1)
-    kept = shares.argsort(descending=True, stable=True).tolist()
-    nucleus = kept[: next(n for n in range(1, 7) if float(shares[kept[:n]].sum()) >= top_p - 1e-6)]
-    expected = torch.zeros(6).index_put((torch.tensor(nucleus),), shares[nucleus] / shares[nucleus].sum())
-    chance, n = random.Random(seed), 20_000
-    drawn = [sampling.draw(logits, Sampling(temperature, top_p), chance.random()) for _ in range(n)]
-    assert chi_square_p(drawn, expected) > 1e-3
+    drawn, n, one = [], 10_000, sampling.Dice(seed, logits.device)
+    for number in range(n):
+        dice, place = (one, number) if over == "places" else (sampling.Dice(seed + number, logits.device), 3)
+        scored = sampling.scores(logits, Sampling(temperature, top_p), dice, place)
+        drawn.append(int(scored.argmax()))
+    assert chi_square_p(drawn, _nucleus(torch.softmax(logits / temperature, -1), top_p)) > 1e-3
+    assert chi_square_p(drawn, torch.softmax(logits / (temperature + 0.3), -1)) < 1e-6
 
 
-def test_the_largest_chance_draws_no_token_that_top_p_has_cut() -> None:
-    logits = torch.tensor([0.0, -30.0, 1.0])
-    assert sampling.draw(logits, Sampling(1.0, 0.5), 1 - 2**-53) == 2
-    assert sampling.draw(torch.tensor([0.0, -3000.0]), Sampling(1.0), 1 - 2**-53) == 0
+def _nucleus(shares: torch.Tensor, top_p: float) -> torch.Tensor:
+    order = shares.argsort(descending=True, stable=True).tolist()
+    least = next(n for n in range(1, 7) if float(shares[order[:n]].sum()) >= top_p - 1e-6)
+    kept = torch.zeros_like(shares)
+    kept[order[:least]] = shares[order[:least]]
+    return kept / kept.sum()
 
 
-def chi_square_p(drawn: Sequence[int], expected: torch.Tensor) -> float:
-    """Of Pearson's test that the draws follow `expected`; 0 where they hit what it rules out."""
-    from scipy.stats import chisquare
-
-    counts = torch.bincount(torch.tensor(drawn), minlength=len(expected)).double()
-    possible = expected > 0
-    if counts[~possible].sum() > 0:
-        return 0.0
-    shares = expected[possible].double()
-    return float(chisquare(counts[possible], shares / shares.sum() * len(drawn)).pvalue)
+def test_a_draw_is_of_one_token_however_small_temperature_or_top_p() -> None:
+    logits, dice = torch.tensor([0.0, -30.0, 1.0]), sampling.Dice(1, torch.device("cpu"))
+    for one in (Sampling(1.0, 1e-9), Sampling(1e-30, 1.0)):
+        assert {int(sampling.scores(logits, one, dice, place).argmax()) for place in range(200)} == {2}
 
 
 def test_text_comes_in_whole_characters_and_adds_up_to_the_text_of_all_tokens(seed: int) -> None:

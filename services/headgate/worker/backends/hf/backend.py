@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from headgate.worker.backends.base import (
     BackendSettings,
     Chunk,
+    DeadlinePassedError,
     GenerationRequest,
     ModelDescription,
     NotLoadableError,
@@ -59,7 +61,7 @@ class HfBackend:
         try:
             finished = False
             while not finished:
-                chunk = _opened(await mail.get())
+                chunk = await _next(mail, request.deadline)
                 finished = chunk.finish_reason is not None
                 yield chunk
         finally:
@@ -72,7 +74,13 @@ class HfBackend:
             await asyncio.to_thread(engine.close)
 
 
-def _opened(letter: Chunk | Exception) -> Chunk:
+async def _next(mail: asyncio.Queue[Chunk | Exception], deadline: float) -> Chunk:
+    """What the engine posts next, but not beyond the deadline: it may be at a long prompt."""
+    try:
+        async with asyncio.timeout(deadline - monotonic()):
+            letter = await mail.get()
+    except TimeoutError:
+        raise DeadlinePassedError("the deadline passed before the answer was finished") from None
     if isinstance(letter, Exception):
         raise letter
     return letter
