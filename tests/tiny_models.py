@@ -78,8 +78,8 @@ def sliding(vocabulary: int, window: int) -> Any:
     return transformers.MistralForCausalLM(
         transformers.MistralConfig(
             vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            sliding_window=window, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.4,
-            bos_token_id=None, eos_token_id=0, pad_token_id=1,
+            sliding_window=window, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+            initializer_range=0.4, bos_token_id=None, eos_token_id=0, pad_token_id=1,
         )
     ).eval()  # fmt: skip
 
