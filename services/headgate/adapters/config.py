@@ -103,9 +103,10 @@ class ModelConfig(Strict):
     worker: Address | None = None
     """Where the worker listens. Empty: `headgate up` starts one, from port 7080 on."""
     backend: Name = "builtin"
-    """The backend that serves the model: builtin, openai, replay, or one registered by entry point."""
+    """The backend that serves the model: builtin, openai, hf, replay, or one registered by entry point."""
     source: str = ""
-    """What it serves: `small` or `large` (builtin), the upstream's model name (openai), a file (replay)."""
+    """What it serves: `small` or `large` (builtin), the upstream's model name (openai), a folder or a name of
+    the Hugging Face hub (hf), a file (replay)."""
     draft_source: str = ""
     """What drafts for `source` in the same worker (speculative decoding). Answers stay those of `source`."""
     base_url: UpstreamUrl | None = None

@@ -53,9 +53,9 @@ def read(source: str, key: str = "source") -> Checkpoint:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype="auto", output_loading_info=True
+            source, dtype="auto", output_loading_info=True, trust_remote_code=False
         )
     except OSError:
         raise NotLoadableError(
