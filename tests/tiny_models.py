@@ -72,16 +72,27 @@ def gpt2(vocabulary: int, seed: int = 0, *, width: int = 32, spread: float = 0.4
     ).eval()  # fmt: skip
 
 
-def sliding(vocabulary: int, window: int) -> Any:
-    """Random weights; every position sees the last `window` only."""
+SIZES = {"hidden_size": 32, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+LAYERS = SIZES | {"num_hidden_layers": 2, "max_position_embeddings": 256, "num_attention_heads": 4}
+GROUPED = LAYERS | {"num_key_value_heads": 2, "intermediate_size": 64}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sliding windows": ("MistralConfig", GROUPED | {"sliding_window": 8}),
+    "every other window": ("Gemma2Config", GROUPED | {"sliding_window": 8, "head_dim": 8}),
+    "experts": ("MixtralConfig", GROUPED | {"num_local_experts": 4}),
+    "positions of its own": ("BloomConfig", SIZES | {"n_layer": 2, "n_head": 4}),
+    "slopes for positions": ("FalconConfig", LAYERS | {"alibi": True}),
+    "convolutions": ("Lfm2Config", GROUPED | {"layer_types": ["conv", "full_attention"]}),
+    "recurrent": ("MambaConfig", SIZES | {"num_hidden_layers": 2, "state_size": 8}),
+}
+"""Architectures that differ in what they remember and how they count, with random weights."""
+
+
+def of_kind(kind: str, vocabulary: int) -> Any:
+    """One of `KINDS`."""
+    name, sizes = KINDS[kind]
     torch.manual_seed(0)
-    return transformers.MistralForCausalLM(
-        transformers.MistralConfig(
-            vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            sliding_window=window, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-            initializer_range=0.4, bos_token_id=None, eos_token_id=0, pad_token_id=1,
-        )
-    ).eval()  # fmt: skip
+    config = getattr(transformers, name)(vocab_size=vocabulary, **sizes)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
 def shaken(model: Any, by: float, seed: int = 1) -> Any:

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from headgate.worker.backends.base import Backend, BackendError, BackendSettings
+from headgate.worker.backends.base import Backend, BackendSettings
 from headgate.worker.backends.builtin.backend import BuiltinBackend
 from headgate.worker.backends.builtin.engine import Engine, Sampling, Step
 from headgate.worker.backends.builtin.speculative import Pair, Tally
@@ -124,9 +124,6 @@ class _WatchedDecoder:
             self.resumed.wait(10)
         self._decoder.step()
         self.steps_after += self.resumed.is_set() and self._decoder.busy
-
-    def fail(self, error: BackendError) -> None:
-        self._decoder.fail(error)
 
 
 @asynccontextmanager

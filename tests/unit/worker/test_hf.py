@@ -28,7 +28,7 @@ from headgate.worker.backends.base import (
     Turn,
     UpstreamUnavailableError,
 )
-from headgate.worker.backends.hf import sampling
+from headgate.worker.backends.hf import lanes, sampling
 from headgate.worker.backends.hf.answer import Detokeniser
 from headgate.worker.backends.hf.backend import HfBackend
 from tests import tiny_models
@@ -115,15 +115,17 @@ def _counted(backend: HfBackend) -> list[int]:
     return passes
 
 
-async def test_rows_whose_caches_cannot_be_joined_take_their_passes_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", tiny_models.KINDS)
+async def test_every_kind_of_model_says_among_others_what_it_says_bare(kind: str, tmp_path: Path) -> None:
     words = tiny_models.tokenizer(template=tiny_models.CHAT)
-    source = tiny_models.save(tmp_path, tiny_models.sliding(len(words), window=8), words)
+    source = tiny_models.save(tmp_path, tiny_models.of_kind(kind, len(words)), words)
+    queries = [f"{query}{'x' * 5 * place}" for place, query in enumerate(QUERIES[:5])]
     reference, how = Reference(source), Sampling(max_tokens=20)
     async with opened(source) as backend:
         passes = _counted(backend)
-        together = await asyncio.gather(*(answer(backend, ask(query, how, top=0)) for query in QUERIES))
-    assert [ids(one) for one in together] == [reference.greedy(query, 20) for query in QUERIES]
-    assert set(passes) == {1}
+        together = await asyncio.gather(*(answer(backend, ask(query, how, top=0)) for query in queries))
+    assert [ids(one) for one in together] == [reference.greedy(query, 20) for query in queries]
+    assert (max(passes) > 1) == (kind in {"experts", "slopes for positions"})
 
 
 async def test_log_probabilities_are_the_models_own_whatever_the_sampling(llama: str) -> None:
@@ -204,6 +206,20 @@ async def test_an_answer_cut_within_a_character_shows_it_as_broken_only_at_the_e
         chunks = await answer(backend, ask("smile", Sampling(max_tokens=6)))
         assert [chunk.text for chunk in chunks if chunk.text] == ["🙂", "�"]
         assert chunks[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_an_end_token_that_reads_like_text_is_none(llama: str, tmp_path: Path) -> None:
+    async with opened(llama) as backend:
+        whole = ids(await answer(backend, ask(sampling=Sampling(max_tokens=30), top=0)))
+    shutil.copytree(llama, tmp_path / "ends")
+    config = tmp_path / "ends" / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": [0, whole[9]]}))
+    async with opened(str(tmp_path / "ends")) as backend:
+        chunks = await answer(backend, ask(top=0))
+    count = whole.index(whole[9])
+    assert ids(chunks) == whole[: count + 1]
+    assert text(chunks) == Reference(llama).tokenizer.decode(whole[:count])
+    assert chunks[-1].finish_reason is FinishReason.STOP
 
 
 async def test_closing_stops_the_work_of_that_request_only(llama: str) -> None:
@@ -365,6 +381,14 @@ async def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(NotLoadableError, match="are missing"):
         await HfBackend(BackendSettings(source=str(tmp_path))).load()
+
+
+async def test_a_model_whose_cache_would_be_passed_over_is_refused(
+    llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "cache_argument", lambda _: "no_such_cache")
+    with pytest.raises(NotLoadableError, match="its cache is not one"):
+        await HfBackend(BackendSettings(source=llama)).load()
 
 
 def test_the_worker_imports_neither_torch_nor_transformers_before_a_model_is_loaded() -> None:

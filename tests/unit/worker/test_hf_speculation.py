@@ -21,6 +21,7 @@ from headgate.worker.backends.base import (
     NotLoadableError,
     Sampling,
     Speculation,
+    UpstreamUnavailableError,
 )
 from headgate.worker.backends.hf.backend import HfBackend
 from tests import tiny_models
@@ -259,6 +260,23 @@ async def test_a_deadline_ends_an_answer_in_work_and_one_that_waits(target: str,
             await answer(backend, ask(sampling=Sampling(max_tokens=150), within_s=took_s / 5))
 
 
+async def test_closing_the_backend_ends_answers_in_work_and_in_line(target: str, drafts: Drafts) -> None:
+    backend = HfBackend(BackendSettings(source=target, draft_source=drafts["ignorant"]))
+    await backend.load()
+    begun = asyncio.Event()
+
+    async def consume(query: str) -> None:
+        async for _ in backend.generate(ask(query, Sampling(max_tokens=200))):
+            begun.set()
+
+    answers = [asyncio.create_task(consume(query)) for query in QUERIES[:3]]
+    await begun.wait()
+    await backend.close()
+    for outcome in await asyncio.gather(*answers, return_exceptions=True):
+        assert isinstance(outcome, UpstreamUnavailableError)
+        assert "stopping" in str(outcome)
+
+
 async def test_where_drafting_fails_the_answer_goes_on_without_it(target: str, drafts: Drafts) -> None:
     failed: list[int] = []
 
@@ -281,6 +299,15 @@ async def test_a_draft_model_with_other_tokens_but_as_many_is_refused(target: st
     draft = tiny_models.save(tmp_path, tiny_models.llama(len(others)), others)
     with pytest.raises(NotLoadableError, match="draft_source: its vocabulary"):
         await HfBackend(BackendSettings(source=target, draft_source=draft)).load()
+
+
+async def test_a_model_that_cannot_unread_a_token_is_refused_a_draft_model(
+    drafts: Drafts, tmp_path: Path
+) -> None:
+    words = tiny_models.tokenizer()
+    source = tiny_models.save(tmp_path, tiny_models.of_kind("recurrent", len(words)), words)
+    with pytest.raises(NotLoadableError, match="draft_source: transformers cannot draft"):
+        await HfBackend(BackendSettings(source=source, draft_source=drafts["itself"])).load()
 
 
 async def test_a_draft_model_that_is_not_there_is_one_sentence(target: str, tmp_path: Path) -> None:

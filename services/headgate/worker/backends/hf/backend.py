@@ -19,6 +19,7 @@ from headgate.worker.backends.base import (
     GenerationRequest,
     ModelDescription,
     NotLoadableError,
+    UpstreamUnavailableError,
     question,
 )
 from headgate.worker.backends.hf.job import Job
@@ -33,6 +34,7 @@ class HfBackend:
     def __init__(self, settings: BackendSettings) -> None:
         self._settings = settings
         self._engine: Engine | None = None
+        self._jobs: set[Job] = set()
 
     async def load(self) -> None:
         """Reads weights and tokenizer and runs the model once."""
@@ -57,6 +59,7 @@ class HfBackend:
                 loop.call_soon_threadsafe(mail.put_nowait, letter)
 
         job = Job(request, post)
+        self._jobs.add(job)
         self._engine.submit(job)
         try:
             finished = False
@@ -65,10 +68,14 @@ class HfBackend:
                 finished = chunk.finish_reason is not None
                 yield chunk
         finally:
+            self._jobs.discard(job)
             job.left.set()
 
     async def close(self) -> None:
-        """Ends the engine's thread after its current step; what is still in work fails."""
+        """Ends answers in work with an error, and the engine's thread after its current pass."""
+        for job in self._jobs:
+            job.post(UpstreamUnavailableError("the worker is stopping"))
+            job.left.set()
         engine, self._engine = self._engine, None
         if engine is not None:
             await asyncio.to_thread(engine.close)

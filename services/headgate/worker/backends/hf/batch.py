@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headgate.worker.backends.base import BackendError
 from headgate.worker.backends.hf.checkpoint import Checkpoint
 from headgate.worker.backends.hf.job import Job, engine_failed, told
 from headgate.worker.backends.hf.lanes import Lanes
@@ -79,17 +78,7 @@ class Batch:
             try:
                 group.step()
             except Exception as error:
-                _end(group, engine_failed(error))
+                for row in group.rows:
+                    row.job.post(engine_failed(error))
+                group.rows = []
         self._groups = [group for group in self._groups if group.rows]
-
-    def fail(self, error: BackendError) -> None:
-        """Ends every row with this error."""
-        for group in self._groups:
-            _end(group, error)
-        self._groups = []
-
-
-def _end(group: _Group, error: BackendError) -> None:
-    for row in group.rows:
-        row.job.post(error)
-    group.rows = []

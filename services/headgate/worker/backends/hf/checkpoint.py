@@ -17,6 +17,7 @@ from headgate.worker.backends.base import NotLoadableError
 
 _SAMPLE: Final = 1024
 """Numbers of each tensor that go into the digest: training changes some of them, and few are read fast."""
+_CACHES: Final = ("cache", "past_key_values", "cache_params")
 _PASSING: Final = frozenset({"_name_or_path", "transformers_version"})
 """What a config says about where it lay and who wrote it."""
 
@@ -111,5 +112,6 @@ def _sample(tensor: Tensor) -> bytes:
 
 
 def cache_argument(model: Any) -> str:
-    """What this release of transformers calls the cache in `forward`: renamed between 5.23 and 5.24."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    """What `forward` calls its cache: renamed from 5.23 to 5.24; recurrent models have another word."""
+    takes = inspect.signature(model.forward).parameters
+    return next((name for name in _CACHES if name in takes), _CACHES[0])

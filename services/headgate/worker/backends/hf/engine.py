@@ -11,13 +11,8 @@ import threading
 from contextlib import suppress
 from typing import Protocol
 
-from headgate.worker.backends.base import (
-    BackendError,
-    BackendSettings,
-    ModelDescription,
-    UpstreamUnavailableError,
-)
-from headgate.worker.backends.hf import checkpoint
+from headgate.worker.backends.base import BackendSettings, ModelDescription, NotLoadableError
+from headgate.worker.backends.hf import checkpoint, lanes
 from headgate.worker.backends.hf.batch import Batch
 from headgate.worker.backends.hf.checkpoint import Checkpoint
 from headgate.worker.backends.hf.job import Job, told
@@ -37,14 +32,12 @@ class Decoder(Protocol):
     def step(self) -> None:
         """A token, or a few, for every job that is not over; outcomes are posted."""
 
-    def fail(self, error: BackendError) -> None:
-        """Ends every job with this error."""
-
 
 def open_engine(settings: BackendSettings) -> tuple[Engine, ModelDescription]:
     """A running engine and what it serves. Raises NotLoadableError."""
     target = checkpoint.read(settings.source)
     draft = checkpoint.read(settings.draft_source, "draft_source") if settings.draft_source else None
+    _check(target, settings.source)
     decoder = Batch(target) if draft is None else Speculative(target, draft)
     description = ModelDescription(
         version=_version(target, draft),
@@ -53,6 +46,17 @@ def open_engine(settings: BackendSettings) -> tuple[Engine, ModelDescription]:
         price=settings.price,
     )
     return Engine(decoder), description
+
+
+def _check(target: Checkpoint, source: str) -> None:
+    """Raises NotLoadableError for a model that cannot be driven step by step, rather than write nonsense."""
+    why = "its cache is not one that this backend knows"
+    try:
+        if lanes.works(target.model):
+            return
+    except Exception as error:
+        why = f"a first pass failed ({type(error).__name__})"
+    raise NotLoadableError(f"source {source!r}: {why}")
 
 
 def _version(target: Checkpoint, draft: Checkpoint | None) -> str:
@@ -75,18 +79,13 @@ class Engine:
         self._arrivals.put(job)
 
     def close(self) -> None:
-        """Returns when the thread has ended, after its current step; open jobs get an error."""
+        """Returns when the thread has ended, after its current step; jobs that are still open stay so."""
         self._arrivals.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while self._take_in():
             self._decoder.step()
-        stopping = UpstreamUnavailableError("the worker is stopping")
-        self._decoder.fail(stopping)
-        with suppress(queue.Empty):
-            while (job := self._arrivals.get_nowait()) is not None:
-                job.post(stopping)
 
     def _take_in(self) -> bool:
         """Begins what has arrived, waiting if there is nothing else to do; False once closed."""

@@ -55,6 +55,16 @@ class Speculative:
             num_assistant_tokens_schedule="heuristic_transient",
             assistant_confidence_threshold=0.0,
         )
+        self._try_out()
+
+    def _try_out(self) -> None:
+        """Raises NotLoadableError for a pair that cannot work, such as a model that cannot unread a token."""
+        try:
+            self._generate(self._target.tokenizer("one, two")["input_ids"], room=4)
+        except Exception as error:
+            raise NotLoadableError(
+                f"draft_source: transformers cannot draft for this model with it ({type(error).__name__})"
+            ) from error
 
     @property
     def busy(self) -> bool:
@@ -72,16 +82,12 @@ class Speculative:
             if job.wanted():
                 self._answer(Row(self._target, job))
 
-    def fail(self, error: BackendError) -> None:
-        """Ends every job with this error."""
-        while self._waiting:
-            self._waiting.popleft().post(error)
-
     def _answer(self, row: Row) -> None:
         pair = _Pair(row, self._target, self._draft, same_tokens=not self._tokenizers)
         try:
             with pair.watched():
-                self._generate(row, pair)
+                processors = transformers.LogitsProcessorList([pair])
+                self._generate(row.prompt, row.room, logits_processor=processors, streamer=pair)
         except _OverError:
             return
         except BackendError:
@@ -91,18 +97,17 @@ class Speculative:
                 _LOG.warning("drafting failed", error=type(error).__name__)
             pair.go_on_alone()
 
-    def _generate(self, row: Row, pair: _Pair) -> None:
-        ids = torch.tensor([row.prompt], device=self._target.model.device)
+    def _generate(self, prompt: Sequence[int], room: int, **more: Any) -> None:
+        ids = torch.tensor([list(prompt)], device=self._target.model.device)
         self._target.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=row.room,
+            max_new_tokens=room,
             do_sample=False,
             use_cache=True,
             assistant_model=self._draft.model,
-            logits_processor=transformers.LogitsProcessorList([pair]),
-            streamer=pair,
             **self._tokenizers,
+            **more,
         )
 
 
