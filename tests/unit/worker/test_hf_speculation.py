@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -188,6 +190,21 @@ def _chi_square(drawn: list[tuple[int, ...]], expected: dict[tuple[int, ...], fl
     return chi_square_p(cells, torch.tensor([*shares, max(1e-12, 1 - sum(shares))]))
 
 
+async def test_sampling_defaults_of_a_repository_change_nothing(
+    target: str, drafts: Drafts, tmp_path: Path, no_failure: None
+) -> None:
+    folder = Path(shutil.copytree(target, tmp_path / "opinionated"))
+    config = folder / "generation_config.json"
+    opinions = {"do_sample": True, "repetition_penalty": 9.0, "top_k": 2, "min_new_tokens": 35}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **opinions}))
+    how = Sampling(max_tokens=30)
+    async with opened(target) as plain, opened(str(folder), draft_source=drafts["worse"]) as backend:
+        for query in QUERIES[:3]:
+            assert ids(await answer(backend, ask(query, how, top=0))) == ids(
+                await answer(plain, ask(query, how, top=0))
+            )
+
+
 async def test_a_stop_string_within_what_was_taken_ends_the_answer_there(target: str, drafts: Drafts) -> None:
     async with opened(target, draft_source=drafts["itself"]) as backend:
         whole = text(await answer(backend, ask(sampling=Sampling(max_tokens=60))))
@@ -250,12 +267,12 @@ async def test_a_deadline_ends_an_answer_in_work_and_one_that_waits(target: str,
         started = monotonic()
         whole = await answer(backend, ask(sampling=Sampling(max_tokens=150)))
         took_s = monotonic() - started
-        long = ask(sampling=Sampling(max_tokens=150))
-        first = asyncio.create_task(answer(backend, long))
+        ahead = backend.generate(ask(sampling=Sampling(max_tokens=150)))
+        begun, asked = await anext(ahead), monotonic()
         with pytest.raises(DeadlinePassedError):
-            await answer(backend, ask(within_s=took_s / 5))
-        assert not first.done()
-        assert text(await first) == text(whole)
+            await answer(backend, ask(within_s=took_s / 10))
+        assert monotonic() - asked < took_s / 2, "the error waited for the other answer"
+        assert text([begun, *[chunk async for chunk in ahead]]) == text(whole)
         with pytest.raises(DeadlinePassedError):
             await answer(backend, ask(sampling=Sampling(max_tokens=150), within_s=took_s / 5))
 
