@@ -10,12 +10,12 @@ import numpy as np
 from headgate.router.bundle import Contents
 from headgate.router.calibrate import Calibrator
 from headgate.router.cost import CostModel, ModelCost
-from headgate.router.deferral import Deferral
 from headgate.router.evidence import NUMBERS
 from headgate.router.features import BUCKETS, CONTEXT_BUCKETS, SURFACE, Familiarity
 from headgate.router.offline import graph
 from headgate.router.offline.graph import Weights
 from headgate.router.policy import Policy
+from headgate.router.reader import ReaderContents
 from headgate.router.types import Certificate, Objective, Price, Query
 
 SMALL, LARGE = Price(10_000_000, 40_000_000), Price(60_000_000, 240_000_000)
@@ -86,7 +86,7 @@ def contents() -> Contents:
     )
 
 
-def deferral(logprobs: bool = False) -> Deferral:
+def reader(logprobs: bool = False) -> ReaderContents:
     """Small is right (logit 4) unless an equation of its draft fails (logit -4); large's logit stays 2."""
     numbers = len(NUMBERS) + 3
     table = np.zeros((BUCKETS, 7), dtype=np.float16)
@@ -97,14 +97,14 @@ def deferral(logprobs: bool = False) -> Deferral:
     none = np.zeros((numbers, numbers), dtype=np.float32)
     built = graph.build(Weights(table, surface, bias, none, none[0]))
     lines = (Calibrator("platt", 1.0, 1.0, 0.0), Calibrator("platt", 1.0, 1.0, 0.0))
-    return Deferral("small", built, lines, graph.golden_vectors(built, 2, numbers), logprobs)
+    return ReaderContents("small", built, lines, graph.golden_vectors(built, 2, numbers), logprobs)
 
 
 def reading(resolution: float = 0.5, logprobs: bool = False, **changes: Any) -> Contents:
     """Contents with changes, of a bundle that reads small's drafts; `logprobs` reads none without them."""
     plain = replace(contents(), **changes)
     reads = replace(plain.policy, resolution=(resolution, 0.0))
-    return replace(plain, policy=reads, deferrals=(deferral(logprobs),))
+    return replace(plain, policy=reads, readers=(reader(logprobs),))
 
 
 def query(text: str = "add two apples", risk_target: float = 0.05, **changes: Any) -> Query:

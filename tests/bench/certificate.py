@@ -85,7 +85,7 @@ def route(sheets: Sequence[Worksheet], bundle: Bundle, risk_target: float) -> li
     right, cost, drafts = {}, {}, {}
     for model in pool.models:
         answers = Engine.load(model.name).answer_batch([sheet.question for sheet in sheets])
-        drafts[model.name] = [_draft(model.name, one) for one in answers]
+        drafts[model.name] = [draft(model.name, one) for one in answers]
         right[model.name] = [
             check(sheet, one.text) == 1.0 for sheet, one in zip(sheets, answers, strict=True)
         ]
@@ -112,7 +112,7 @@ def route(sheets: Sequence[Worksheet], bundle: Bundle, risk_target: float) -> li
     ]
 
 
-def _draft(model: str, answer: Completion) -> Draft:
+def draft(model: str, answer: Completion) -> Draft:
     finished = answer.finish_reason == "stop"
     return Draft(model, answer.text, finished, tokens=answer.completion_tokens, logprobs=answer.logprobs)
 

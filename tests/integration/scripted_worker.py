@@ -48,6 +48,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             context_tokens=100_000,
             slots=64,
             price=price,
+            logprobs=True,
         )
 
     async def Generate(  # type: ignore[override]
@@ -58,18 +59,21 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         script = json.loads(text) if text.startswith("{") else {"say": [f"{self._name}: ", text]}
         self._note("begun", request.request_id, left_s=context.time_remaining())
         try:
-            await self._perform(script, context)
+            await self._perform(script, request.logprobs, context)
         except asyncio.CancelledError:
             self._note("cancelled", request.request_id)
             raise
         self._note("ended", request.request_id)
 
-    async def _perform(self, script: dict[str, Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def _perform(
+        self, script: dict[str, Any], logprobs: bool, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
         if script.get("hangs") == self._name:
             await asyncio.Event().wait()
         chunks = script.get("say", [self._name]) * script.get("times", 1)
         for chunk in chunks:
-            await context.write(worker_pb2.WorkerServiceGenerateResponse(text=chunk))
+            tokens = [worker_pb2.Token(token_id=-1, logprob=-0.01)] if logprobs else []
+            await context.write(worker_pb2.WorkerServiceGenerateResponse(text=chunk, tokens=tokens))
             await asyncio.sleep(script.get("gap_s", 0))
         if "fail" in script and script.get("only", self._name) == self._name:
             await context.abort(grpc.StatusCode[script["fail"]], "scripted failure")

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from headgate.router import evidence
 from headgate.router.bundle import Bundle
-from headgate.router.deferral import Watcher
 from headgate.router.errors import EstimateError
+from headgate.router.reader import Reader
 from headgate.router.types import Decision, Draft, ModelEstimate
 
 
@@ -24,11 +24,11 @@ def read(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> Dec
     """
     prior = decision.prior
     assert prior is not None  # noqa: S101  (only drafts come here)
-    watcher, index = bundle.watchers[draft.model], bundle.position[draft.model]
+    reader, index = bundle.readers[draft.model], bundle.position[draft.model]
     read_already = replace(decision, prior=None, draft_model=draft.model)
     try:
-        why = _unreadable(watcher, draft)
-        p_correct, spread = watcher.look_one(evidence.extract(question, draft), prior.logits, prior.tokens)
+        why = _unreadable(reader, draft)
+        p_correct, spread = reader.read_one(evidence.extract(question, draft), prior.logits, prior.tokens)
     except EstimateError as error:
         why = f"cannot be read: {error}"
     if why:
@@ -45,11 +45,11 @@ def read(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> Dec
     )
 
 
-def _unreadable(watcher: Watcher, draft: Draft) -> str:
+def _unreadable(reader: Reader, draft: Draft) -> str:
     """What bars the draft whatever it shows, or ""."""
     if draft.declined:
         return "declines the query"
-    return "came without log-probabilities" if watcher.deferral.logprobs and not draft.logprobs else ""
+    return "came without log-probabilities" if reader.contents.logprobs and not draft.logprobs else ""
 
 
 def _why(bundle: Bundle, drafting: str, index: int, best: int, p_correct: Sequence[float]) -> str:

@@ -26,20 +26,20 @@ from numpy.typing import NDArray
 from headgate.router import evidence, features
 from headgate.router.calibrate import KINDS, Calibrator, apply_all, spreads
 from headgate.router.cost import CostModel, ModelCost
-from headgate.router.deferral import Deferral, Watcher
 from headgate.router.errors import BundleError, EstimateError
 from headgate.router.features import Batch, Familiarity
 from headgate.router.model import Golden, Heads, UncertaintyModel
 from headgate.router.policy import Policy
+from headgate.router.reader import Reader, ReaderContents
 from headgate.router.types import Certificate, Price
 
 FORMAT = 3
 _FORMATS = (2, FORMAT)
-"""Those that are read: the second has deferrals."""
+"""Those that are read: the second has readers."""
 _MAGIC = b"headgate bundle\n"
 _HEAD = len(_MAGIC) + 32 + 8
 _PARTS = ("graph", "familiarity", "centre", "whitening", "golden_ngrams", "golden_surface", "golden_heads")
-_DEFERRAL_PARTS = ("graph", "golden_ngrams", "golden_numbers", "golden_heads")
+_READER_PARTS = ("graph", "golden_ngrams", "golden_numbers", "golden_heads")
 _GOLDEN_TOLERANCE = 2e-3
 _SHOWN_DIGITS = 12
 _LARGEST_PART = 1 << 26
@@ -58,7 +58,7 @@ class Contents:
     policy: Policy
     golden: Golden
     certificates: tuple[Certificate, ...] = ()
-    deferrals: tuple[Deferral, ...] = ()
+    readers: tuple[ReaderContents, ...] = ()
     """Of models whose drafts the policy may look at; none of them is the reference."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """How it was made: seed, n, fingerprints. Shown, never used to decide."""
@@ -128,9 +128,9 @@ class Bundle:
         self.position = {name: index for index, name in enumerate(self.models)}
         """Where each model stands in `models`."""
         self._model = _checked_model(contents.graph, contents.golden, len(self.models))
-        self.watchers = {
-            one.draft_model: Watcher(one, _checked_model(one.graph, one.golden, len(self.models)))
-            for one in contents.deferrals
+        self.readers = {
+            one.draft_model: Reader(one, _checked_model(one.graph, one.golden, len(self.models)))
+            for one in contents.readers
         }
         """Of the models whose drafts the policy looks at."""
 
@@ -162,7 +162,7 @@ class Bundle:
 
 def dump(contents: Contents) -> bytes:
     """The bytes of a bundle; equal contents give equal bytes."""
-    names = _part_names(len(contents.deferrals))
+    names = _part_names(len(contents.readers))
     parts = dict(zip(names, _encode_parts(contents), strict=True))
     manifest = _canonical(_manifest(contents, parts))
     body = len(manifest).to_bytes(8, "big") + manifest + b"".join(parts.values())
@@ -201,7 +201,7 @@ def _open(data: bytes) -> tuple[str, dict[str, Any], bytes]:
             f"the bundle has format {found[0]} and feature schema {found[1]}, this Headgate reads {FORMAT} "
             f"and {features.SCHEMA}; train it again with this version"
         )
-    if any(one.get("evidence_schema") != evidence.SCHEMA for one in manifest.get("deferrals", ())):
+    if any(one.get("evidence_schema") != evidence.SCHEMA for one in manifest.get("readers", ())):
         raise BundleError(
             "the bundle reads drafts by another evidence schema; train it again with this version"
         )
@@ -212,7 +212,7 @@ def _split(manifest: Mapping[str, Any], body: bytes) -> dict[str, bytes]:
     lengths = manifest.get("parts")
     if (
         not isinstance(lengths, list)
-        or [name for name, _ in lengths] != list(_part_names(len(manifest.get("deferrals", ()))))
+        or [name for name, _ in lengths] != list(_part_names(len(manifest.get("readers", ()))))
         or sum(n for _, n in lengths) != len(body)
     ):
         raise BundleError("the bundle's parts are not those its manifest lists; build the bundle again")
@@ -236,9 +236,9 @@ def _manifest(contents: Contents, parts: Mapping[str, bytes]) -> dict[str, Any]:
     policy = contents.policy
     entries = zip(policy.models, contents.calibrators, contents.costs.models, strict=True)
     return {
-        # Without deferrals it is one that older releases read.
-        "format": FORMAT if contents.deferrals else _FORMATS[0],
-        **({"deferrals": list(map(_deferral_entry, contents.deferrals))} if contents.deferrals else {}),
+        # Without readers it is one that older releases read.
+        "format": FORMAT if contents.readers else _FORMATS[0],
+        **({"readers": list(map(_reader_entry, contents.readers))} if contents.readers else {}),
         "feature_schema": features.SCHEMA,
         "models": [
             {"name": name, "calibrator": asdict(line), "cost": asdict(cost)} for name, line, cost in entries
@@ -285,30 +285,30 @@ def _contents(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Conten
         ),
         golden=Golden(*(_array(parts[name]) for name in _PARTS[-3:])),
         certificates=tuple(_certificate(entry) for entry in manifest["certificates"]),
-        deferrals=tuple(
-            _deferral(number, entry, parts) for number, entry in enumerate(manifest.get("deferrals", ()))
+        readers=tuple(
+            _reader(number, entry, parts) for number, entry in enumerate(manifest.get("readers", ()))
         ),
         notes=manifest["notes"],
     )
 
 
-def _part_names(deferrals: int) -> tuple[str, ...]:
-    more = (f"deferral_{number}_{part}" for number in range(deferrals) for part in _DEFERRAL_PARTS)
+def _part_names(readers: int) -> tuple[str, ...]:
+    more = (f"reader_{number}_{part}" for number in range(readers) for part in _READER_PARTS)
     return (*_PARTS, *more)
 
 
-def _deferral_entry(deferral: Deferral) -> dict[str, Any]:
+def _reader_entry(reader: ReaderContents) -> dict[str, Any]:
     return {
-        "draft_model": deferral.draft_model,
+        "draft_model": reader.draft_model,
         "evidence_schema": evidence.SCHEMA,
-        "calibrators": [asdict(line) for line in deferral.calibrators],
-        "logprobs": deferral.logprobs,
+        "calibrators": [asdict(line) for line in reader.calibrators],
+        "logprobs": reader.logprobs,
     }
 
 
-def _deferral(number: int, entry: Mapping[str, Any], parts: Mapping[str, bytes]) -> Deferral:
-    graph, *golden = (parts[f"deferral_{number}_{part}"] for part in _DEFERRAL_PARTS)
-    return Deferral(
+def _reader(number: int, entry: Mapping[str, Any], parts: Mapping[str, bytes]) -> ReaderContents:
+    graph, *golden = (parts[f"reader_{number}_{part}"] for part in _READER_PARTS)
+    return ReaderContents(
         draft_model=entry["draft_model"],
         graph=graph,
         calibrators=tuple(map(_calibrator, entry["calibrators"])),
@@ -350,7 +350,7 @@ def _check_consistency(contents: Contents) -> None:
         policy.grid
     ):
         raise BundleError("the bundle's policy has no usage for every λ and model; build the bundle again")
-    _check_deferrals(contents)
+    _check_readers(contents)
     for certificate in contents.certificates:
         if {name.partition("@")[0] for name in certificate.models} != set(policy.models):
             raise BundleError(
@@ -358,17 +358,17 @@ def _check_consistency(contents: Contents) -> None:
             )
 
 
-def _check_deferrals(contents: Contents) -> None:
-    names, policy = [one.draft_model for one in contents.deferrals], contents.policy
+def _check_readers(contents: Contents) -> None:
+    names, policy = [one.draft_model for one in contents.readers], contents.policy
     if len(set(names)) < len(names) or not set(names) <= set(policy.models) - {policy.reference}:
         raise BundleError("the bundle looks at drafts of models that draft for none; build the bundle again")
-    for one in contents.deferrals:
+    for one in contents.readers:
         if len(one.calibrators) != len(policy.models):
-            raise BundleError("a deferral of the bundle does not fit its policy; build the bundle again")
+            raise BundleError("a reader of the bundle does not fit its policy; build the bundle again")
     shares = dict(zip(policy.models, policy.resolution, strict=bool(policy.resolution)))
     unseen = {name for name, share in shares.items() if share} - set(names)
     if unseen or not all(0 <= share <= 1 for share in shares.values()):
-        raise BundleError("the bundle's policy looks at drafts without a deferral; build the bundle again")
+        raise BundleError("the bundle's policy looks at drafts without a reader; build the bundle again")
 
 
 def _checked_model(graph: bytes, golden: Golden, models: int) -> UncertaintyModel:
@@ -393,7 +393,7 @@ def _encode_parts(contents: Contents) -> Sequence[bytes]:
     golden, known = contents.golden, contents.familiarity
     arrays = (known.centre, known.whitening, golden.ngrams, golden.surface, golden.heads)
     plain = [contents.graph, known.bits.tobytes(), *map(_npy, arrays)]
-    for one in contents.deferrals:
+    for one in contents.readers:
         seen = one.golden
         plain += [one.graph, *map(_npy, (seen.ngrams, seen.surface, seen.heads))]
     return tuple(zlib.compress(part, 9) for part in plain)

@@ -112,7 +112,7 @@ def _chosen(case: _Case, bundle: Bundle, lam: float, certificate: Certificate) -
     if name not in case.eligible:
         return _instead(case, name, lam, certificate)
     kept = _session_model(case, name)
-    if name in bundle.watchers and kept == name:
+    if name in bundle.readers and kept == name:
         return _to_be_read(case, bundle, index, lam, certificate)
     if kept != name:
         covered = certificate if kept == case.pool.reference else None
@@ -130,7 +130,7 @@ def _to_be_read(case: _Case, bundle: Bundle, index: int, lam: float, certificate
     if reference not in case.eligible:
         why = f"{reference} may not answer, should a draft of {name} be in doubt"
         return _safe(case, Reason.OUTSIDE_CALIBRATION, why)
-    if bundle.watchers[name].deferral.logprobs and not case.pool[name].logprobs:
+    if bundle.readers[name].contents.logprobs and not case.pool[name].logprobs:
         return _safe(case, Reason.OUTSIDE_CALIBRATION, f"the worker of {name} tells no log-probabilities")
     prior = Prior(tuple(e.logits), tuple(e.relative_cost), e.completion_tokens[index])
     sure = f"{name} is expected to be right with p = {e.p_correct[index]:.2f}"

@@ -3,9 +3,9 @@
     value of the reference       p_correct - λ · cost
     value of any other model     p_correct - λ · cost - caution · spread - reluctance(λ)
 
-Where drafts of a model are looked at, it also has the value of a look: what is expected to be won by going
+Where drafts of a model are looked at, it also has the value of a reading: what is expected to be won by going
 on to the reference where the draft turns out doubtful, E[max(0, G)]. G, the reference's lead after the
-look, its cost counted, is taken as logistic around the lead before it, so that the value is softplus (the
+reading, its cost counted, is taken as logistic around the lead before it, so that the value is softplus (the
 ex-ante value of cascade routing, Dekoninck et al., ICML 2025, for two models). A look is only taken where
 it is expected to save. After it the same values decide, with p_correct and spread as the draft shows them
 and the draft's cost already paid.

@@ -104,7 +104,7 @@ def test_config_validate_names_backends_and_bundles_that_are_not_there(run):
     assert (code, out) == (1, "")
     assert err.splitlines() == [
         "headgate.yaml:5: pool.small.backend: no backend 'opnai' is installed; "
-        "there are: builtin, openai, replay",
+        "there are: builtin, hf, openai, replay",
         "headgate.yaml:8: policy.bundle: none.bundle cannot be read: No such file or directory",
     ]
     Path("headgate.yaml").write_text(text.replace("opnai", "opnai\n    worker: 127.0.0.1:7080"))

@@ -122,15 +122,15 @@ def test_a_bundle_that_reads_drafts_comes_back_as_it_was(reading: Callable[..., 
     made = reading(logprobs=True)
     again = bundles.load(bundles.dump(made.contents))
     assert again.version == made.version
-    [deferral] = again.contents.deferrals
-    assert (deferral.draft_model, deferral.logprobs, again.policy.resolution) == ("small", True, (0.5, 0.0))
-    assert list(again.watchers) == ["small"]
+    [reader] = again.contents.readers
+    assert (reader.draft_model, reader.logprobs, again.policy.resolution) == ("small", True, (0.5, 0.0))
+    assert list(again.readers) == ["small"]
     assert made.manifest["format"] == bundles.FORMAT
 
 
-def test_without_deferrals_the_format_is_one_that_older_releases_read(bundle: Bundle) -> None:
+def test_without_readers_the_format_is_one_that_older_releases_read(bundle: Bundle) -> None:
     assert bundle.manifest["format"] == 2
-    assert "deferrals" not in bundle.manifest
+    assert "readers" not in bundle.manifest
 
 
 @pytest.mark.parametrize(
@@ -141,18 +141,18 @@ def test_without_deferrals_the_format_is_one_that_older_releases_read(bundle: Bu
         ({"calibrators": ()}, "does not fit its policy"),
     ],
 )
-def test_a_deferral_that_does_not_fit_is_refused(
+def test_a_reader_that_does_not_fit_is_refused(
     reading: Callable[..., Bundle], changes: dict[str, Any], sentence: str
 ) -> None:
     plain = reading().contents
-    broken = replace(plain, deferrals=(replace(plain.deferrals[0], **changes),))
+    broken = replace(plain, readers=(replace(plain.readers[0], **changes),))
     with pytest.raises(BundleError, match=sentence):
         bundles.load(bundles.dump(broken))
 
 
-def test_a_policy_that_looks_without_a_deferral_is_refused(reading: Callable[..., Bundle]) -> None:
-    with pytest.raises(BundleError, match="looks at drafts without a deferral"):
-        bundles.load(bundles.dump(replace(reading().contents, deferrals=())))
+def test_a_policy_that_looks_without_a_reader_is_refused(reading: Callable[..., Bundle]) -> None:
+    with pytest.raises(BundleError, match="looks at drafts without a reader"):
+        bundles.load(bundles.dump(replace(reading().contents, readers=())))
 
 
 def test_every_flipped_bit_is_refused(make_contents: MakeContents, seed: int) -> None:

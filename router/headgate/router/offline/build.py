@@ -20,17 +20,17 @@ from headgate.router import calibrate, features
 from headgate.router.bundle import Bundle, Contents, Estimates
 from headgate.router.calibrate import Calibrator
 from headgate.router.cost import CostModel, ModelCost
-from headgate.router.deferral import Deferral, Look, pack
 from headgate.router.evidence import Evidence
 from headgate.router.features import CONTEXT_BUCKETS, Familiarity
 from headgate.router.model import Heads, UncertaintyModel
 from headgate.router.offline import datasets, drafts
-from headgate.router.offline.courses import Looks, courses, regrets
+from headgate.router.offline.courses import Readings, courses, regrets
 from headgate.router.offline.datasets import DataError, Listed, Outcomes
 from headgate.router.offline.difficulty import Difficulty
 from headgate.router.offline.graph import Weights, export
-from headgate.router.offline.train import Progress, Recipe, train, train_deferral
+from headgate.router.offline.train import Progress, Recipe, train, train_reader
 from headgate.router.policy import GRID, Policy
+from headgate.router.reader import ReaderContents, Reading, pack
 
 FOLDS = 5
 """Of the question stems, in which the model is trained without what it is judged on."""
@@ -83,7 +83,7 @@ def build(
     heads, strange = _cross_fitted(outcomes, plan, folds, sharing, progress)
     calibrators = _calibrators(heads, outcomes, plan.calibrator)
     expected = Estimates.of(heads, calibrators, costs, outcomes.estimated_tokens, strange)
-    deferrals, looked, resolution = _deferrals(outcomes, plan, folds, expected, progress)
+    readers, readings, resolution = _readers(outcomes, plan, folds, expected, progress)
     progress("training on all queries")
     graph, golden = export(train(outcomes, plan.recipe, sharing(), folds))
     return Contents(
@@ -91,9 +91,9 @@ def build(
         calibrators=calibrators,
         costs=costs,
         familiarity=_familiarity(outcomes),
-        policy=_policy(expected, looked, resolution, outcomes, costs, plan),
+        policy=_policy(expected, readings, resolution, outcomes, costs, plan),
         golden=golden,
-        deferrals=deferrals,
+        readers=readers,
         notes={
             "seed": plan.recipe.seed,
             "queries": len(outcomes),
@@ -138,17 +138,17 @@ def _cross_fitted(
     return heads, strange
 
 
-def _deferrals(
+def _readers(
     outcomes: Outcomes, plan: Plan, folds: NDArray[np.intp], expected: Estimates, progress: Progress
-) -> tuple[tuple[Deferral, ...], Looks, tuple[float, ...]]:
-    """Of every model but the reference whose drafts are recorded; what deferrals that have not seen a
+) -> tuple[tuple[ReaderContents, ...], Readings, tuple[float, ...]]:
+    """Of every model but the reference whose drafts are recorded; what readers that have not seen a
     draft say of it; and how much that is, for every model.
 
     They are stacked on what models without a query's fold said of it (Wolpert 1992), as a served one is on
     what it has not seen either.
     """
     drafting = [name for name in outcomes.models if name in outcomes.drafts and name != plan.reference]
-    found, looked, resolution = [], dict[int, Look](), [0.0] * len(outcomes.models)
+    found, readings, resolution = [], dict[int, Reading](), [0.0] * len(outcomes.models)
     for name in drafting:
         progress(f"learning from drafts of {name}")
         index = outcomes.models.index(name)
@@ -156,11 +156,11 @@ def _deferrals(
         heads = stacked.cross_fitted(folds)
         calibrators = _calibrators(heads, outcomes, plan.calibrator)
         p_correct = calibrate.apply_all(calibrators, heads.logits)
-        look = Look(p_correct, calibrate.spreads(calibrators, heads.logits, heads.deviation, p_correct))
-        looked[index], resolution[index] = look, _resolution(expected, look, index, outcomes, plan)
+        reading = Reading(p_correct, calibrate.spreads(calibrators, heads.logits, heads.deviation, p_correct))
+        readings[index], resolution[index] = reading, _resolution(expected, reading, index, outcomes, plan)
         graph, golden = export(stacked.trained(np.arange(len(outcomes))))
-        found.append(Deferral(name, graph, calibrators, golden, drafts.have_logprobs(outcomes, name)))
-    return tuple(found), looked, tuple(resolution) if drafting else ()
+        found.append(ReaderContents(name, graph, calibrators, golden, drafts.have_logprobs(outcomes, name)))
+    return tuple(found), readings, tuple(resolution) if drafting else ()
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class _Stacked:
 
     def trained(self, rows: NDArray[np.intp]) -> Weights:
         seen = [self.seen[row] for row in rows.tolist()]
-        return train_deferral(self.outcomes.take(rows), seen, *self._known(rows), self.recipe)
+        return train_reader(self.outcomes.take(rows), seen, *self._known(rows), self.recipe)
 
     def cross_fitted(self, folds: NDArray[np.intp]) -> Heads:
         n, m = self.outcomes.score.shape
@@ -192,9 +192,9 @@ class _Stacked:
         return self.expected.logits[rows], self.expected.completion_tokens[rows, self.index]
 
 
-def _resolution(expected: Estimates, look: Look, index: int, outcomes: Outcomes, plan: Plan) -> float:
+def _resolution(expected: Estimates, reading: Reading, index: int, outcomes: Outcomes, plan: Plan) -> float:
     reference, before = outcomes.models.index(plan.reference), expected.p_correct
-    change = (look.p_correct - before)[:, reference] - (look.p_correct - before)[:, index]
+    change = (reading.p_correct - before)[:, reference] - (reading.p_correct - before)[:, index]
     unit = float(np.mean(before[:, index] * (1 - before[:, index])))
     return min(1.0, float(change.std()) / math.sqrt(max(unit, _LEAST_UNIT)))
 
@@ -250,7 +250,7 @@ def _model_cost(outcomes: Outcomes, m: int, plan: Plan) -> ModelCost:
 
 def _policy(
     expected: Estimates,
-    looked: Looks,
+    readings: Readings,
     resolution: tuple[float, ...],
     outcomes: Outcomes,
     costs: CostModel,
@@ -263,8 +263,8 @@ def _policy(
         outcomes.models, plan.reference, 0.0, _RELUCTANCE, GRID, usage, limit, plan.risk_target, resolution
     )
     options = [replace(policy, caution=caution) for caution in _CAUTIONS]
-    policy = _best([(option, *_at_target(option, expected, looked, outcomes)) for option in options])
-    return replace(policy, usage=_usage(policy, expected, looked, outcomes, costs))
+    policy = _best([(option, *_at_target(option, expected, readings, outcomes)) for option in options])
+    return replace(policy, usage=_usage(policy, expected, readings, outcomes, costs))
 
 
 def _best(options: Sequence[tuple[Policy, float, float]]) -> Policy:
@@ -273,9 +273,11 @@ def _best(options: Sequence[tuple[Policy, float, float]]) -> Policy:
     return max((one for one in options if one[1] <= least + _AS_CHEAP), key=lambda one: one[2])[0]
 
 
-def _at_target(policy: Policy, expected: Estimates, looked: Looks, outcomes: Outcomes) -> tuple[float, float]:
+def _at_target(
+    policy: Policy, expected: Estimates, readings: Readings, outcomes: Outcomes
+) -> tuple[float, float]:
     """Mean relative cost and quality at the largest λ before regret is above the default risk target."""
-    taken = courses(policy, expected, looked)
+    taken = courses(policy, expected, readings)
     within = regrets(policy, taken.answered, outcomes.score).mean(axis=0) <= policy.default_risk_target
     index = max(int(np.argmin(within)) - 1, 0) if not within.all() else len(within) - 1
     quality = np.take_along_axis(outcomes.score, taken.answered[:, index, None], axis=1).mean()
@@ -283,12 +285,12 @@ def _at_target(policy: Policy, expected: Estimates, looked: Looks, outcomes: Out
 
 
 def _usage(
-    policy: Policy, expected: Estimates, looked: Looks, outcomes: Outcomes, costs: CostModel
+    policy: Policy, expected: Estimates, readings: Readings, outcomes: Outcomes, costs: CostModel
 ) -> _Array:
     """(G, M, 2) mean tokens read and written by each model per request, at every λ."""
     ratios = np.array([model.prompt_ratio for model in costs.models])
     prompts = outcomes.estimated_tokens[:, None] * ratios
     tokens = np.stack((prompts, expected.completion_tokens), axis=2)
-    taken, every = courses(policy, expected, looked), np.arange(len(policy.models))
+    taken, every = courses(policy, expected, readings), np.arange(len(policy.models))
     takes = (taken.answered[:, :, None] == every) | (taken.drafted[:, :, None] == every)
     return np.asarray(np.einsum("ngm,nmk->gmk", takes.astype(np.float64), tokens) / len(outcomes))

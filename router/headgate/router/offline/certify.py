@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from headgate.router import certify
 from headgate.router.bundle import Bundle, Estimates
 from headgate.router.offline.build import estimates
-from headgate.router.offline.courses import courses, looks, regrets
+from headgate.router.offline.courses import courses, readings, regrets
 from headgate.router.offline.datasets import DataError, Listed, Outcomes
 from headgate.router.policy import Policy
 from headgate.router.types import Certificate
@@ -47,7 +47,7 @@ def certificates(bundle: Bundle, outcomes: Outcomes, statement: Statement) -> tu
     """One certificate for each level that these outcomes support; their models in the bundle's order."""
     policy, expected = bundle.policy, estimates(bundle, outcomes)
     rows = np.flatnonzero(covered(policy, expected))
-    taken = courses(policy, expected, looks(bundle, outcomes, expected))
+    taken = courses(policy, expected, readings(bundle, outcomes, expected))
     lost = losses(policy, taken.answered[rows], outcomes.score[rows], statement.loss)
     names, slices = _slices(outcomes.take(rows)) if statement.by_slice else ((), None)
     kind = f"{statement.loss}-by-slice" if names else statement.loss
@@ -113,7 +113,7 @@ def outlook(bundle: Bundle, outcomes: Outcomes, statement: Statement, level: flo
     rows = np.flatnonzero(covered(policy, expected))
     if not len(rows):
         return []
-    taken, cost = courses(policy, expected, looks(bundle, outcomes, expected)), expected.relative_cost
+    taken, cost = courses(policy, expected, readings(bundle, outcomes, expected)), expected.relative_cost
     lost = regrets(policy, taken.answered[rows], outcomes.score[rows])
     away = (taken.answered[rows] != policy.reference_index).mean(axis=0)
     spent = taken.cost(cost)[rows].mean(axis=0) / cost[rows, policy.reference_index].mean()

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.router.bundle import Bundle, Estimates
-from headgate.router.deferral import Look
 from headgate.router.offline import drafts
 from headgate.router.offline.datasets import Outcomes
 from headgate.router.policy import Policy
+from headgate.router.reader import Reading
 
 _Array = NDArray[np.float64]
 _BATCH = 512
 
-Looks = Mapping[int, Look]
+Readings = Mapping[int, Reading]
 """What drafts of a model say, by the model's place in the policy."""
-NO_LOOKS: Final[Looks] = {}
+NO_READINGS: Final[Readings] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +37,32 @@ class Courses:
         return np.asarray(np.take_along_axis(of_models, self.answered, axis=1) + wasted)
 
 
-def courses(policy: Policy, expected: Estimates, looks: Looks = NO_LOOKS) -> Courses:
+def courses(policy: Policy, expected: Estimates, readings: Readings = NO_READINGS) -> Courses:
     """Of every query at every λ of the policy's grid."""
-    found = [one_course(policy, expected, looks, lam) for lam in policy.grid]
+    found = [one_course(policy, expected, readings, lam) for lam in policy.grid]
     answered, drafted = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
     return Courses(answered, drafted)
 
 
 def one_course(
-    policy: Policy, expected: Estimates, looks: Looks, lam: float
+    policy: Policy, expected: Estimates, readings: Readings, lam: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """`answered` and `drafted` (n,) at one λ."""
     cost = expected.relative_cost
     chosen = policy.choose(expected.p_correct, expected.spread, cost, lam)
     drafted = np.full_like(chosen, -1)
     answered = chosen.copy()
-    for index, look in looks.items():
+    for index, reading in readings.items():
         rows = np.flatnonzero(chosen == index)
-        taken = policy.accept(index, look.p_correct[rows], look.spread[rows], cost[rows], lam)
+        taken = policy.accept(index, reading.p_correct[rows], reading.spread[rows], cost[rows], lam)
         answered[rows] = taken
         drafted[rows[taken != index]] = index
     return answered, drafted
 
 
-def choices(policy: Policy, expected: Estimates, looks: Looks = NO_LOOKS) -> NDArray[np.intp]:
+def choices(policy: Policy, expected: Estimates, readings: Readings = NO_READINGS) -> NDArray[np.intp]:
     """Index of the model whose answer is delivered, for every query and every λ of the grid, (n, G)."""
-    return courses(policy, expected, looks).answered
+    return courses(policy, expected, readings).answered
 
 
 def regrets(policy: Policy, chosen: NDArray[np.intp], score: _Array) -> NDArray[np.bool_]:
@@ -71,15 +71,15 @@ def regrets(policy: Policy, chosen: NDArray[np.intp], score: _Array) -> NDArray[
     return np.asarray(got < score[:, policy.reference_index, None])
 
 
-def looks(bundle: Bundle, outcomes: Outcomes, expected: Estimates) -> Looks:
-    """At the recorded drafts of a table, by every deferral of the bundle; DataError if they are not
+def readings(bundle: Bundle, outcomes: Outcomes, expected: Estimates) -> Readings:
+    """At the recorded drafts of a table, by every reader of the bundle; DataError if they are not
     recorded."""
     found = {}
-    for name, watcher in bundle.watchers.items():
+    for name, reader in bundle.readers.items():
         index, seen = bundle.position[name], drafts.seen(outcomes, name)
         parts = [
-            watcher.look(seen[rows], expected.logits[rows], expected.completion_tokens[rows, index])
+            reader.read(seen[rows], expected.logits[rows], expected.completion_tokens[rows, index])
             for rows in (slice(start, start + _BATCH) for start in range(0, len(seen), _BATCH))
         ]
-        found[index] = Look.joined(parts)
+        found[index] = Reading.joined(parts)
     return found

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.router.bundle import Estimates
-from headgate.router.deferral import Look
 from headgate.router.offline import build, courses, datasets
 from headgate.router.offline.baselines import rivals
 from headgate.router.offline.build import Plan, Sharing, nothing_shared
-from headgate.router.offline.courses import Looks
+from headgate.router.offline.courses import Readings
 from headgate.router.offline.datasets import DataError, Outcomes
 from headgate.router.offline.train import Progress
+from headgate.router.reader import Reading
 
 _Array = NDArray[np.float64]
 _Rows = NDArray[np.intp]
@@ -39,7 +39,7 @@ class Told:
     """p_correct (n, M) by every rival."""
     labels: int
     """Labelled queries that a model was trained on, least over the folds."""
-    looks: Looks = field(default_factory=dict)
+    readings: Readings = field(default_factory=dict)
     """What their recorded drafts say, by models that had not seen those either."""
 
 
@@ -68,7 +68,7 @@ def tell(train: Outcomes, test: Outcomes, plan: Plan, sharing: Sharing = nothing
     bundle = build.loaded(build.build(train, plan, sharing))
     by_rival = {name: rival(train, test) for name, rival in rivals(plan.recipe.seed).items()}
     expected = build.estimates(bundle, test)
-    return Told(test, expected, by_rival, len(train), courses.looks(bundle, test, expected))
+    return Told(test, expected, by_rival, len(train), courses.readings(bundle, test, expected))
 
 
 def capped(train: Outcomes, labels: int | None, plan: Plan) -> Outcomes:
@@ -91,6 +91,8 @@ def _joined(parts: Sequence[Told]) -> Told:
         model: tuple(chain.from_iterable(part.outcomes.drafts[model] for part in parts))
         for model in parts[0].outcomes.drafts
     }
-    looks = {index: Look.joined([part.looks[index] for part in parts]) for index in parts[0].looks}
+    readings = {
+        index: Reading.joined([part.readings[index] for part in parts]) for index in parts[0].readings
+    }
     labels = min(part.labels for part in parts)
-    return Told(replace(parts[0].outcomes, **joined), expected, by_rival, labels, looks)
+    return Told(replace(parts[0].outcomes, **joined), expected, by_rival, labels, readings)

@@ -18,7 +18,7 @@ from headgate.router.bundle import Bundle, Estimates
 from headgate.router.calibrate import brier, expected_calibration_error
 from headgate.router.offline.build import estimates
 from headgate.router.offline.certify import covered
-from headgate.router.offline.courses import Courses, Looks, courses, looks, one_course, regrets
+from headgate.router.offline.courses import Courses, Readings, courses, one_course, readings, regrets
 from headgate.router.offline.curve import Interval, apgr, auc
 from headgate.router.offline.datasets import Outcomes
 
@@ -86,7 +86,7 @@ class _Case:
     score: _Array
     cost: _Array
     expected: Estimates
-    looks: Looks
+    readings: Readings
     inside: NDArray[np.bool_]
 
     @property
@@ -96,7 +96,7 @@ class _Case:
     def chosen(self, lam: float) -> tuple[_Rows, _Rows]:
         """Who answers every query, the reference where no certificate reaches; whose draft is wasted, or
         -1."""
-        answered, drafted = one_course(self.bundle.policy, self.expected, self.looks, lam)
+        answered, drafted = one_course(self.bundle.policy, self.expected, self.readings, lam)
         return np.where(self.inside, answered, self.reference), np.where(self.inside, drafted, -1)
 
 
@@ -133,7 +133,7 @@ def _case(bundle: Bundle, outcomes: Outcomes) -> _Case:
     price_in, price_out = np.array(prices, dtype=np.float64).T
     cost = read * price_in + written * price_out
     cost /= cost[:, bundle.policy.reference_index].mean()
-    found = looks(bundle, outcomes, expected)
+    found = readings(bundle, outcomes, expected)
     return _Case(bundle, outcomes.score, cost, expected, found, covered(bundle.policy, expected))
 
 
@@ -221,7 +221,7 @@ def hold_rates(case: _Case, rng: np.random.Generator, seeds: int, delta: float =
     that follows draws one window (all of them where the certificates have none), both with replacement.
     """
     policy = case.bundle.policy
-    taken = courses(policy, case.expected, case.looks)
+    taken = courses(policy, case.expected, case.readings)
     inside = np.flatnonzero(case.inside)
     regret = regrets(policy, taken.answered, case.score)[inside]
     truth, cost = regret.mean(axis=0), taken.cost(case.cost)[inside].mean(axis=0)

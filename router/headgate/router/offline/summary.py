@@ -57,10 +57,10 @@ def drafts(told: Told, seed: int, draft_cost: float) -> dict[str, Any]:
     paid for; `priced` counts drafts, each at `draft_cost` of a large call, against routing that pays only for
     whom it asks.
     """
-    score, look = told.outcomes.score, told.looks[0]
-    before, after = _gain(told.expected.p_correct), _gain(look.p_correct)
+    score, reading = told.outcomes.score, told.readings[0]
+    before, after = _gain(told.expected.p_correct), _gain(reading.p_correct)
     return {
-        "with_drafts": _with_interval(look.p_correct, score, seed),
+        "with_drafts": _with_interval(reading.p_correct, score, seed),
         "query_only": _with_interval(told.expected.p_correct, score, seed),
         "above": _above(after, before, score, seed),
         "priced": {
@@ -139,7 +139,7 @@ def certificates(told: Told, policy: Policy, seed: int, draws: int = DRAWS) -> l
     reach in hindsight.
     """
     expected = _cost_of_a_call(told.expected)
-    chosen = courses(policy, expected, told.looks).answered
+    chosen = courses(policy, expected, told.readings).answered
     regret = regrets(policy, chosen, told.outcomes.score)
     cheap = (chosen != policy.reference_index).mean(axis=0)
     rng = np.random.default_rng(seed)

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.router.calibrate import sigmoid
-from headgate.router.deferral import pack
 from headgate.router.evidence import Evidence
 from headgate.router.offline import glm
 from headgate.router.offline.datasets import Outcomes
 from headgate.router.offline.difficulty import Difficulty
 from headgate.router.offline.graph import Weights
 from headgate.router.offline.terms import Terms
+from headgate.router.reader import pack
 
 Progress = Callable[[str], None]
 """Told in a few words what is done next."""
@@ -133,7 +133,7 @@ def train(
     )
 
 
-def train_deferral(
+def train_reader(
     outcomes: Outcomes, seen: Sequence[Evidence], logits: _Array, tokens: _Array, recipe: Recipe
 ) -> Weights:
     """The weights of a look at drafts, whose evidence is `seen`.

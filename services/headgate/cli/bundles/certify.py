@@ -89,7 +89,7 @@ def certify(
 
         loaded = data.read_bundle(bundle)
         table = data.read(path, source, dataset, list(loaded.models), label, exclude)
-        table = data.with_drafts(table, path, source, list(loaded.watchers)) if loaded.watchers else table
+        table = data.with_drafts(table, path, source, list(loaded.readers)) if loaded.readers else table
         versions = data.read_prices(prices, path)
         statement = offline.Statement(
             data.instant(created) or data.today(),

@@ -90,8 +90,8 @@ def evaluate(
             folder = _needed(outcomes, "--outcomes")
             table = data.read(folder, source, dataset, None, label, exclude)
             loaded = data.read_bundle(bundle)
-            if loaded.watchers:
-                table = data.with_drafts(table, folder, source, list(loaded.watchers))
+            if loaded.readers:
+                table = data.with_drafts(table, folder, source, list(loaded.readers))
             _bundle(loaded, table, seed, held_out, redrawn, out, title, note)
             return
         pair = [_needed(small, "--small"), _needed(large, "--large")]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from headgate.router.bundle import Bundle
-from headgate.router.deferral import Look
 from headgate.router.offline import build, certify, courses, curve, datasets
 from headgate.router.offline.build import Plan
 from headgate.router.offline.certify import Statement
 from headgate.router.offline.datasets import DataError, Outcomes
+from headgate.router.reader import Reading
 from headgate.router.types import Draft
 
 SMALL, BIG = "tiny", "big"
@@ -45,24 +45,24 @@ def other(fresh: Outcomes, seed: int) -> Outcomes:
 
 def test_a_look_at_the_draft_knows_better_who_is_right(cascade: Bundle, other: Outcomes) -> None:
     expected = build.estimates(cascade, other)
-    look = courses.looks(cascade, other, expected)[0]
+    reading = courses.readings(cascade, other, expected)[0]
     before, after = (
-        curve.auc(p[:, 0], other.score[:, 0] >= 0.5) for p in (expected.p_correct, look.p_correct)
+        curve.auc(p[:, 0], other.score[:, 0] >= 0.5) for p in (expected.p_correct, reading.p_correct)
     )
-    print(f"AUC {before:.3f} before the look, {after:.3f} after")
+    print(f"AUC {before:.3f} before reading, {after:.3f} after")
     assert after > before + 0.05
-    assert abs(look.p_correct[:, 0].mean() - other.score[:, 0].mean()) < 0.03
+    assert abs(reading.p_correct[:, 0].mean() - other.score[:, 0].mean()) < 0.03
     assert 0 < cascade.policy.resolution[0] <= 1
     assert cascade.policy.resolution[1] == 0
 
 
 def test_one_draft_is_told_what_the_batch_says(cascade: Bundle, other: Outcomes) -> None:
     some = other.take(np.arange(20))
-    expected, watcher = build.estimates(cascade, some), cascade.watchers[SMALL]
-    many = courses.looks(cascade, some, expected)[0]
+    expected, reader = build.estimates(cascade, some), cascade.readers[SMALL]
+    many = courses.readings(cascade, some, expected)[0]
     for row, seen in enumerate(courses.drafts.seen(some, SMALL)):
         tokens = float(expected.completion_tokens[row, 0])
-        p, spread = watcher.look_one(seen, expected.logits[row].tolist(), tokens)
+        p, spread = reader.read_one(seen, expected.logits[row].tolist(), tokens)
         assert list(p) == pytest.approx(many.p_correct[row].tolist(), abs=1e-5)
         assert list(spread) == pytest.approx(many.spread[row].tolist(), abs=1e-5)
 
@@ -71,11 +71,11 @@ def test_a_cascade_costs_less_at_the_same_regret(cascade: Bundle, other: Outcome
     expected = build.estimates(cascade, other)
     blind = replace(cascade.policy, resolution=())
     cost = []
-    for policy, looks in (
-        (blind, courses.NO_LOOKS),
-        (cascade.policy, courses.looks(cascade, other, expected)),
+    for policy, readings in (
+        (blind, courses.NO_READINGS),
+        (cascade.policy, courses.readings(cascade, other, expected)),
     ):
-        taken = courses.courses(policy, expected, looks)
+        taken = courses.courses(policy, expected, readings)
         lost = courses.regrets(policy, taken.answered, other.score).mean(axis=0)
         spent = taken.cost(expected.relative_cost).mean(axis=0)
         cost.append(float(spent[lost <= 0.05].min()))
@@ -92,7 +92,7 @@ def test_a_draft_costs_its_tokens_even_where_the_reference_answers(cascade: Bund
     """Usage is what a budget is kept by: shares add up to one request and its wasted drafts."""
     usage, grid = cascade.policy.usage, np.array(cascade.policy.grid)
     expected = build.estimates(cascade, other)
-    taken = courses.courses(cascade.policy, expected, courses.looks(cascade, other, expected))
+    taken = courses.courses(cascade.policy, expected, courses.readings(cascade, other, expected))
     wasted = (taken.drafted >= 0).mean(axis=0)
     assert wasted.max() > 0.02
     place = int(wasted.argmax())
@@ -107,7 +107,7 @@ def test_certificates_of_a_cascade_hold_on_fresh_queries(
     made = certify.certificates(cascade, learnt[1], terms)
     assert made
     expected = build.estimates(cascade, other)
-    taken = courses.courses(cascade.policy, expected, courses.looks(cascade, other, expected))
+    taken = courses.courses(cascade.policy, expected, courses.readings(cascade, other, expected))
     lost = courses.regrets(cascade.policy, taken.answered, other.score).mean(axis=0)
     for one in made:
         assert lost[cascade.policy.grid.index(one.lam)] <= one.risk_target
@@ -121,5 +121,5 @@ def test_a_cascade_cannot_be_certified_without_drafts(
 
 
 def test_looks_join_in_order() -> None:
-    one, two = (Look(np.full((1, 2), x), np.full((1, 2), x)) for x in (1.0, 2.0))
-    assert Look.joined([one, two]).p_correct[:, 0].tolist() == [1.0, 2.0]
+    one, two = (Reading(np.full((1, 2), x), np.full((1, 2), x)) for x in (1.0, 2.0))
+    assert Reading.joined([one, two]).p_correct[:, 0].tolist() == [1.0, 2.0]

@@ -1,7 +1,7 @@
-"""Learned deferral: what a look at a model's draft says of every model of the pool, the draft's own included.
+"""A reader says, from a draft, who is right: of every model of the pool, the draft's own included.
 
-It predicts who is right, not how confident the draft is: a draft may be doubtful and the dearer model no
-better (Jitkrittum et al., When does confidence-based cascade deferral suffice?, NeurIPS 2023).
+It predicts that, and not how confident the draft is: a draft may be doubtful and the dearer model no
+better (Jitkrittum et al., arXiv 2307.02764, NeurIPS 2023).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Deferral:
+class ReaderContents:
     """What was trained on drafts of one model.
 
     The graph is that of an uncertainty model. In the place of a surface it reads `evidence.NUMBERS`, then
@@ -39,44 +39,46 @@ class Deferral:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Reading:
     """What n drafts say of M models: `p_correct` and its `spread`, (n, M) each."""
 
     p_correct: _Array
     spread: _Array
 
     @classmethod
-    def joined(cls, parts: Sequence[Look]) -> Look:
+    def joined(cls, parts: Sequence[Reading]) -> Reading:
         """Those of all parts, in their order."""
         return cls(
             np.concatenate([one.p_correct for one in parts]), np.concatenate([one.spread for one in parts])
         )
 
 
-class Watcher:
-    """A deferral, ready to look."""
+class Reader:
+    """A loaded reader."""
 
-    def __init__(self, deferral: Deferral, model: UncertaintyModel) -> None:
-        self.deferral = deferral
+    def __init__(self, contents: ReaderContents, model: UncertaintyModel) -> None:
+        self.contents = contents
         self._model = model
 
-    def look(self, seen: Sequence[Evidence], logits: _Array, tokens: _Array) -> Look:
+    def read(self, seen: Sequence[Evidence], logits: _Array, tokens: _Array) -> Reading:
         """At n drafts; `logits` (n, M) and the draft's expected `tokens` (n,) are the query's.
 
         EstimateError if the model fails.
         """
         heads = self._model.run(pack(seen, logits, tokens))
-        p_correct = apply_all(self.deferral.calibrators, heads.logits)
-        return Look(p_correct, spreads(self.deferral.calibrators, heads.logits, heads.deviation, p_correct))
+        p_correct = apply_all(self.contents.calibrators, heads.logits)
+        return Reading(
+            p_correct, spreads(self.contents.calibrators, heads.logits, heads.deviation, p_correct)
+        )
 
-    def look_one(
+    def read_one(
         self, seen: Evidence, logits: Sequence[float], tokens: float
     ) -> tuple[Sequence[float], Sequence[float]]:
         """As `look` for one draft, in plain numbers: p_correct and spread of every model."""
         numbers = np.concatenate((seen.numbers, logits, (log(tokens),))).astype(np.float32)
         found, deviation, _ = self._model.run_one(Batch(seen.ngrams[None], numbers[None], ()))
         p_correct, spread = zip(
-            *map(Calibrator.one, self.deferral.calibrators, found, deviation), strict=True
+            *map(Calibrator.one, self.contents.calibrators, found, deviation), strict=True
         )
         return p_correct, spread
 
