@@ -86,7 +86,7 @@ def contents() -> Contents:
     )
 
 
-def reader(logprobs: bool = False) -> ReaderContents:
+def reader(logprobs: bool = False, left: float | None = None) -> ReaderContents:
     """Small is right (logit 4) unless an equation of its draft fails (logit -4); large's logit stays 2."""
     numbers = len(NUMBERS) + 3
     table = np.zeros((BUCKETS, 7), dtype=np.float16)
@@ -97,14 +97,14 @@ def reader(logprobs: bool = False) -> ReaderContents:
     none = np.zeros((numbers, numbers), dtype=np.float32)
     built = graph.build(Weights(table, surface, bias, none, none[0]))
     lines = (Calibrator("platt", 1.0, 1.0, 0.0), Calibrator("platt", 1.0, 1.0, 0.0))
-    return ReaderContents("small", built, lines, graph.golden_vectors(built, 2, numbers), logprobs)
+    return ReaderContents("small", built, lines, graph.golden_vectors(built, 2, numbers), logprobs, left)
 
 
 def reading(resolution: float = 0.5, logprobs: bool = False, **changes: Any) -> Contents:
     """Contents with changes, of a bundle that reads small's drafts; `logprobs` reads none without them."""
     plain = replace(contents(), **changes)
     reads = replace(plain.policy, resolution=(resolution, 0.0))
-    return replace(plain, policy=reads, readers=(reader(logprobs),))
+    return replace(plain, policy=reads, readers=(reader(logprobs), reader(logprobs, left=0.3)))
 
 
 def query(text: str = "add two apples", risk_target: float = 0.05, **changes: Any) -> Query:

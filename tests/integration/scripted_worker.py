@@ -5,7 +5,8 @@ The last message is JSON, all keys optional:
     finish   FinishReason's short name           fail    gRPC code name to end with after the chunks
     only     the one model that fails            times   how often it says all that
     hangs    the one model that says nothing, for ever
-Any other text is echoed. What happens is appended to JOURNAL, one JSON line each: begun, cancelled, ended.
+Any other text is echoed, one with "word by word" in it so, 400 times. What happens is appended to JOURNAL,
+one JSON line each: begun, cancelled, ended.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     ) -> None:
         """Performs the script."""
         text = "".join(part.text for part in request.messages[-1].parts)
-        script = json.loads(text) if text.startswith("{") else {"say": [f"{self._name}: ", text]}
+        script = json.loads(text) if text.startswith("{") else {"say": self._echo(text)}
         self._note("begun", request.request_id, left_s=context.time_remaining())
         try:
             await self._perform(script, request.logprobs, context)
@@ -64,6 +65,10 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             self._note("cancelled", request.request_id)
             raise
         self._note("ended", request.request_id)
+
+    def _echo(self, text: str) -> list[str]:
+        pieces = [f"{word} " for word in text.split()] * 400 if "word by word" in text else [text]
+        return [f"{self._name}: ", *pieces]
 
     async def _perform(
         self, script: dict[str, Any], logprobs: bool, context: grpc.aio.ServicerContext[Any, Any]

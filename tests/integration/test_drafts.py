@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
+import grpc
 import pytest
 
 from headgate.router import bundle as bundles
@@ -19,6 +20,7 @@ from tests import hand_made
 from tests.integration.gateway_rig import (
     Stack,
     config,
+    eventually,
     generate,
     key,
     stack,
@@ -133,6 +135,23 @@ async def test_escalations_and_wasted_tokens_are_counted(running: Stack, router:
     assert after[0] == before[0] + 1
     assert after[1] > before[1]
     assert counted("headgate_fallbacks") == fallbacks
+
+
+async def test_a_draft_that_shows_a_fault_early_is_cancelled_at_the_worker(
+    running: Stack, router: Stub
+) -> None:
+    text = "tell me word by word whether 2 + 2 = 5"
+    answer = await router.Generate(generate(text, request_id="early-1"), metadata=ACME)
+    decision = answer.decision
+    assert text_of(answer).startswith("large: ")
+    assert (decision.model, decision.draft_model) == ("large", "small")
+    assert "was stopped after" in decision.explanation
+    assert decision.certificate.id
+    draft, whole = decision.attempts
+    assert (draft.model, draft.code, whole.code) == ("small", grpc.StatusCode.CANCELLED.value[0], 0)
+    assert 0 < draft.usage.completion_tokens < whole.usage.completion_tokens / 10
+    assert draft.cost_nanousd > 0
+    await eventually(lambda: "cancelled" in running.events("early-1"), what="the worker to stop")
 
 
 async def test_where_the_escalation_finds_nobody_the_draft_is_the_answer(

@@ -45,6 +45,30 @@ def read(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> Dec
     )
 
 
+def stops(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> bool:
+    """Whether `draft`, which is still being written, is so doubtful that it is not worth its end."""
+    reader, prior = bundle.early_readers.get(draft.model), decision.prior
+    if reader is None or prior is None or (reader.contents.logprobs and not draft.logprobs):
+        return False
+    try:
+        p_correct, spread = reader.read_one(evidence.extract(question, draft), prior.logits, prior.tokens)
+    except EstimateError:
+        return False
+    unwritten = max(prior.tokens - draft.tokens, 1.0) / max(prior.tokens, 1.0)
+    index, left = bundle.position[draft.model], reader.contents.left or 0.0
+    return bundle.policy.stops_one(
+        index, p_correct, spread, prior.relative_cost, decision.lam, left, unwritten
+    )
+
+
+def stopped(bundle: Bundle, decision: Decision, draft: Draft) -> Decision:
+    """The final decision where `draft` was stopped: the reference answers."""
+    safe = bundle.policy.reference
+    written = f"The draft of {draft.model} was stopped after {draft.tokens} tokens"
+    why = f"{written} as too doubtful, so {safe} answers."
+    return replace(decision, prior=None, draft_model=draft.model, model=safe, explanation=why)
+
+
 def _unreadable(reader: Reader, draft: Draft) -> str:
     """What bars the draft whatever it shows, or ""."""
     if draft.declined:

@@ -131,8 +131,15 @@ class Bundle:
         self.readers = {
             one.draft_model: Reader(one, _checked_model(one.graph, one.golden, len(self.models)))
             for one in contents.readers
+            if one.left is None
         }
         """Of the models whose drafts the policy looks at."""
+        self.early_readers = {
+            one.draft_model: Reader(one, _checked_model(one.graph, one.golden, len(self.models)))
+            for one in contents.readers
+            if one.left is not None
+        }
+        """Of drafts that are still being written."""
 
     @cached_property
     def policy_version(self) -> str:
@@ -303,6 +310,7 @@ def _reader_entry(reader: ReaderContents) -> dict[str, Any]:
         "evidence_schema": evidence.SCHEMA,
         "calibrators": [asdict(line) for line in reader.calibrators],
         "logprobs": reader.logprobs,
+        **({} if reader.left is None else {"left": reader.left}),
     }
 
 
@@ -314,6 +322,7 @@ def _reader(number: int, entry: Mapping[str, Any], parts: Mapping[str, bytes]) -
         calibrators=tuple(map(_calibrator, entry["calibrators"])),
         golden=Golden(*map(_array, golden)),
         logprobs=bool(entry["logprobs"]),
+        left=float(entry["left"]) if "left" in entry else None,
     )
 
 
@@ -359,14 +368,20 @@ def _check_consistency(contents: Contents) -> None:
 
 
 def _check_readers(contents: Contents) -> None:
-    names, policy = [one.draft_model for one in contents.readers], contents.policy
-    if len(set(names)) < len(names) or not set(names) <= set(policy.models) - {policy.reference}:
+    stages = [(one.draft_model, one.left is None) for one in contents.readers]
+    names, policy = {name for name, whole in stages if whole}, contents.policy
+    every = {name for name, _ in stages}
+    if (
+        len(set(stages)) < len(stages)
+        or every != names
+        or not names <= set(policy.models) - {policy.reference}
+    ):
         raise BundleError("the bundle looks at drafts of models that draft for none; build the bundle again")
     for one in contents.readers:
         if len(one.calibrators) != len(policy.models):
             raise BundleError("a reader of the bundle does not fit its policy; build the bundle again")
     shares = dict(zip(policy.models, policy.resolution, strict=bool(policy.resolution)))
-    unseen = {name for name, share in shares.items() if share} - set(names)
+    unseen = {name for name, share in shares.items() if share} - names
     if unseen or not all(0 <= share <= 1 for share in shares.values()):
         raise BundleError("the bundle's policy looks at drafts without a reader; build the bundle again")
 

@@ -54,6 +54,11 @@ class Calibrator:
         return p, min(p * (1.0 - p) * slope * deviation, LARGEST_SPREAD)
 
 
+def fit_all(kind: Kind, logits: _Array, score: _Array) -> tuple[Calibrator, ...]:
+    """A calibrator for each of M models, from what was said of n queries and how it was: (n, M) both."""
+    return tuple(fit(kind, said, was) for said, was in zip(logits.T, score.T, strict=True))
+
+
 def apply_all(calibrators: Sequence[Calibrator], logits: _Array) -> _Array:
     """Probabilities of logits (..., M), each model by its own calibrator."""
     rise, fall, bias = np.array([(c.rise, c.fall, c.bias) for c in calibrators]).T

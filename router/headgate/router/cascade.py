@@ -5,6 +5,7 @@ Rule 2: no clock, no waiting, no calls; the gateway performs the commands and re
 
     Received ─▶ CallModel ─┬─ Finished ─┬─ no draft, or an accepted one ─▶ Answer
                            │            └─ a doubtful draft ─▶ CallModel, an escalation
+                           ├─ Stopped, a draft that is not worth its end ─▶ CallModel, an escalation
                            └─ Failed ─┬─ text delivered ─▶ GiveUp
                                       ├─ worth asking again, and a retry is left ─▶ CallModel, the same model
                                       ├─ a draft is in hand ─▶ Answer, with the draft
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headgate.router.accept import read
+from headgate.router.accept import read, stopped, stops
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide, exclusions
 from headgate.router.types import Decision, Draft, Pool, Query, Reason
@@ -41,6 +42,14 @@ class Finished:
 
     model: str
     draft: Draft | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The call for a draft was cancelled, because `Cascade.stops` said so of what was written."""
+
+    model: str
+    draft: Draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ class GiveUp:
     decision: Decision
 
 
-Event = Received | Finished | Failed
+Event = Received | Finished | Stopped | Failed
 Command = CallModel | Answer | GiveUp
 
 
@@ -107,7 +116,7 @@ class Cascade:
     ) -> None:
         """`max_attempts` calls of the first model, then one call each of `max_fallbacks` others.
 
-        At most 3 in all. After an escalation there are no fallbacks: a draft is in hand.
+        At most 3 in all. Where a draft is in hand, it takes the place of a fallback.
         """
         self._bundle, self._pool, self._now = bundle, pool, now
         self._max_attempts, self._max_fallbacks = max_attempts, max_fallbacks
@@ -127,6 +136,8 @@ class Cascade:
                 return self._received(query)
             case Finished(model, draft):
                 return self._after_finish(self._running(model), draft)
+            case Stopped(model, draft):
+                return self._after_stop(self._running(model), draft)
             case Failed(model):
                 return self._after_failure(self._running(model), event)
 
@@ -138,6 +149,24 @@ class Cascade:
         drafts = decision.prior is not None
         return self._start(CallModel(decision.model, decision, attempt=1, fallback=False, draft=drafts))
 
+    def stops(self, draft: Draft) -> bool:
+        """Whether the draft that is being written is to be cancelled; changes nothing."""
+        call = self._running(draft.model)
+        if not call.draft or self._bundle is None or self._query is None:
+            return False
+        return stops(self._bundle, self._query.text, call.decision, draft)
+
+    def _after_stop(self, call: CallModel, draft: Draft) -> Command:
+        if not call.draft or self._bundle is None:
+            raise ValueError(f"the call of {call.model!r} was for no draft")
+        self._tries = 0
+        return self._escalate(call, stopped(self._bundle, call.decision, draft))
+
+    def _escalate(self, call: CallModel, decision: Decision) -> Command:
+        return self._start(
+            CallModel(decision.model, decision, call.attempt + 1, fallback=False, escalation=True)
+        )
+
     def _after_finish(self, call: CallModel, draft: Draft | None) -> Command:
         if not call.draft:
             return self._end(Answer(call.model, call.decision))
@@ -147,9 +176,7 @@ class Cascade:
         if not decision.escalated:
             return self._end(Answer(call.model, decision, draft=True))
         self._held, self._tries = call.model, 0
-        return self._start(
-            CallModel(decision.model, decision, call.attempt + 1, fallback=False, escalation=True)
-        )
+        return self._escalate(call, decision)
 
     def _after_failure(self, call: CallModel, failure: Failed) -> Command:
         left = failure.retryable and call.attempt < MOST_ATTEMPTS

@@ -140,6 +140,30 @@ class Policy:
         left = [0.0 if one == index else cost for one, cost in enumerate(relative_cost)]
         return _cheapest_best_one(self._values_one(p_correct, spread, left, lam), left)
 
+    def stops_one(
+        self,
+        index: int,
+        p_correct: Sequence[float],
+        spread: Sequence[float],
+        relative_cost: Sequence[float],
+        lam: float,
+        left: float,
+        unwritten: float,
+    ) -> bool:
+        """Whether a draft of the model at `index` is not worth its end.
+
+        `p_correct` and `spread` are those of what is written, `left` is how much more the rest tells,
+        `unwritten` the share of the draft's cost that is not spent yet. It is worth it where what may be
+        won by accepting it after all, E[max(0, -G)] of the reference's lead G, is more than that cost.
+        """
+        paid = [0.0 if one == index else cost for one, cost in enumerate(relative_cost)]
+        values = self._values_one(p_correct, spread, paid, lam)
+        lead = values[self.reference_index] - values[index]
+        p = p_correct[index]
+        scale = max(_LOGISTIC * left * math.sqrt(p * (1 - p)), _TIE)
+        won = scale * _softplus(-lead / scale)
+        return lead > 0 and won < lam * relative_cost[index] * unwritten
+
     def _values_one(
         self, p_correct: Sequence[float], spread: Sequence[float], relative_cost: Sequence[float], lam: float
     ) -> list[float]:
@@ -164,7 +188,7 @@ class Policy:
         odds = (values[reference] - (values[index] + lam * cost)) / scale
         if relative_cost[reference] / (1 + math.exp(min(odds, _MOST))) < cost:
             return 0.0
-        return scale * (max(odds, 0.0) + math.log1p(math.exp(-abs(odds))))
+        return scale * _softplus(odds)
 
     def lam_for_budget(self, budget_nanousd: int, prices: Sequence[Price]) -> float:
         """The smallest settled λ whose mean cost on calibration data is within the budget, else the largest.
@@ -174,6 +198,10 @@ class Policy:
         settled = np.array(self.grid) >= SETTLED
         affordable = np.flatnonzero(settled & (mean_costs(prices, self.usage) <= budget_nanousd))
         return self.grid[affordable[0]] if len(affordable) else self.grid[-1]
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def _cheapest_best(values: _Array, relative_cost: _Array) -> NDArray[np.intp]:

@@ -36,6 +36,9 @@ class ReaderContents:
     golden: Golden
     logprobs: bool
     """Whether it was trained with the tokens' log-probabilities, and therefore needs them."""
+    left: float | None = None
+    """None of a reader of whole drafts. One of drafts that are still being written has in it how much more
+    the rest tells: as the policy's `resolution`, from what is written to the whole draft."""
 
 
 @dataclass(frozen=True, slots=True)

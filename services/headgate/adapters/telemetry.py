@@ -19,6 +19,7 @@ NAMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         "Drafts that were not accepted, by whose and who went on.",
         ("draft", "model"),
     ),
+    "headgate_stopped_drafts_total": ("Drafts that were cancelled as too doubtful.", ("model",)),
     "headgate_wasted_draft_tokens_total": ("Tokens of drafts that were not accepted.", ("model",)),
     "headgate_cache_total": ("What the answer cache had to do with answers.", ("status",)),
     "headgate_cost_nanousd_total": ("What calls of workers cost, in nano-dollars.", ("model",)),
@@ -54,6 +55,7 @@ class Metrics:
         self.attempts = self._counter("headgate_attempts_total")
         self.fallbacks = self._counter("headgate_fallbacks_total")
         self.escalations = self._counter("headgate_escalations_total")
+        self.stopped_drafts = self._counter("headgate_stopped_drafts_total")
         self.wasted_draft_tokens = self._counter("headgate_wasted_draft_tokens_total")
         self.cache = self._counter("headgate_cache_total")
         self.cost = self._counter("headgate_cost_nanousd_total")

@@ -40,7 +40,17 @@ from headgate.gateway.records import Ended, Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.shadow import Answered, Shadow
 from headgate.gateway.workers import Call, Worker, Workers
-from headgate.router.cascade import Answer, CallModel, Cascade, Command, Failed, Finished, GiveUp, Received
+from headgate.router.cascade import (
+    Answer,
+    CallModel,
+    Cascade,
+    Command,
+    Failed,
+    Finished,
+    GiveUp,
+    Received,
+    Stopped,
+)
 from headgate.router.cost import call_cost, estimate_tokens
 from headgate.router.errors import ContextError, ObjectiveError, RouterError
 from headgate.router.types import Decision, Draft, Objective, Pool, Query, Reason
@@ -51,6 +61,10 @@ HOP_S: Final = 0.005
 """What the gateway keeps of the time left, so that its own word arrives before the caller's deadline."""
 COME_BACK_S: Final = 1.0
 """A probe's period: by then it is known whether the worker is back."""
+FIRST_LOOK: Final = 8
+"""Tokens of a draft that is being written before the first look at it."""
+NEXT_LOOK: Final = 1.25
+"""How much longer it is at the next: a look reads all that is written, and must not come ever so often."""
 QUICK_S: Final = 2.0
 """A failure that took longer is not tried again on the same model: silence would be met with silence, and the
 deadline's rest belongs to the fallback."""
@@ -194,7 +208,7 @@ class Conductor:
             return await self._replay(journey, kept, command.model)
         last: Command = command
         while isinstance(last, CallModel):
-            last = cascade.feed(await self._perform(journey, last))
+            last = self._next(journey, cascade, await self._perform(journey, last, cascade))
             journey.decision = last.decision
         if isinstance(last, Answer) and last.draft:
             await self._deliver_draft(journey, last)
@@ -242,6 +256,17 @@ class Conductor:
         cascade = Cascade(None, pool, now=time.time())
         command = _call(cascade.feed(Received(query)))
         return cascade, replace(command, decision=replace(command.decision, reason=reason))
+
+    def _next(self, journey: Journey, cascade: Cascade, event: Finished | Stopped | Failed) -> Command:
+        """What comes after a call. A brain that fails over a draft leaves the query to the reference."""
+        try:
+            return cascade.feed(event)
+        except Exception:
+            if not isinstance(event, Finished) or event.draft is None:
+                raise
+            _LOG.exception("the brain failed over a draft", request_id=journey.request_id)
+            journey.degraded.add(types_pb2.DEGRADATION_BRAIN)
+            return cascade.feed(Stopped(event.model, event.draft))
 
     def _pool(self, journey: Journey) -> Pool:
         """The pool for this query. Says no to a pin that the tenant may not use or the pool does not have."""
@@ -301,7 +326,9 @@ class Conductor:
         await self._deliver(journey, convert.text(kept.message))
         return self._response(journey, model)
 
-    async def _perform(self, journey: Journey, command: CallModel) -> Finished | Failed:
+    async def _perform(
+        self, journey: Journey, command: CallModel, cascade: Cascade
+    ) -> Finished | Stopped | Failed:
         """One call of a worker, or none where it has no chance."""
         worker = self._workers[command.model]
         if not worker.serving:
@@ -319,7 +346,10 @@ class Conductor:
         journey.logprobs.clear()
         journey.holding = command.draft
         try:
-            await self._call(journey, worker)
+            await self._call(journey, worker, cascade)
+        except _StoppedError as stopped:
+            self._metrics.stopped_drafts.labels(worker.name).inc()
+            return Stopped(worker.name, stopped.draft)
         except ServiceError as failure:
             journey.failure = failure
             retryable = isinstance(failure, WorkerUnavailableError)
@@ -355,8 +385,11 @@ class Conductor:
         journey.text.clear()
         await self._deliver(journey, "".join(held.text))
 
-    async def _call(self, journey: Journey, worker: Worker) -> None:
-        """Calls the worker once and delivers its text. Raises ServiceError; an attempt is always noted."""
+    async def _call(self, journey: Journey, worker: Worker, cascade: Cascade) -> None:
+        """Calls the worker once and delivers its text, or holds it back. An attempt is always noted.
+
+        Raises ServiceError, and _StoppedError for a draft that is not worth its end.
+        """
         left = journey.seconds_left()
         if left <= 0:
             raise DeadlineError("the deadline passed")
@@ -365,7 +398,7 @@ class Conductor:
         call = worker.stub.Generate(_request(journey, worker), timeout=left)
         worker.calls.add(call)
         try:
-            last = await self._read(journey, call)
+            last = await self._read(journey, call, _Watch(cascade, journey, worker.name))
             code = grpc.StatusCode.OK
             worker.breaker.succeeded()
         except grpc.aio.AioRpcError as error:
@@ -380,7 +413,9 @@ class Conductor:
             worker.calls.discard(call)
             self._note(journey, worker, code, last, time.perf_counter() - started)
 
-    async def _read(self, journey: Journey, call: Call) -> worker_pb2.WorkerServiceGenerateResponse:
+    async def _read(
+        self, journey: Journey, call: Call, watch: _Watch
+    ) -> worker_pb2.WorkerServiceGenerateResponse:
         """Delivers chunks up to the last one, which is returned. Raises _CutError when there is none."""
         while True:
             asked = time.perf_counter()
@@ -401,6 +436,8 @@ class Conductor:
                 journey.finish_reason = chunk.finish_reason
                 journey.usage = chunk.usage
                 return chunk
+            if journey.holding:
+                watch.look(len(chunk.tokens) or estimate_tokens(chunk.text))
 
     async def _deliver(self, journey: Journey, text: str) -> None:
         if text:
@@ -419,6 +456,8 @@ class Conductor:
         """Adds an attempt; one without a last chunk is charged for what it is seen to have used."""
         if last is not None:
             usage = last.usage
+        elif journey.usage.completion_tokens and journey.holding:
+            usage = journey.usage
         else:
             usage = _estimated(journey) if journey.text else types_pb2.Usage(estimated=True)
         _tell_pace(worker, code, seconds, usage.completion_tokens)
@@ -491,6 +530,42 @@ class Conductor:
             usage=journey.usage,
             reference=pool.reference if pool else "",
         )
+
+
+class _StoppedError(Exception):
+    """A draft is not worth its end."""
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__()
+        self.draft = draft
+
+
+class _Watch:
+    """Looks at a draft while it is being written."""
+
+    def __init__(self, cascade: Cascade, journey: Journey, model: str) -> None:
+        self._cascade, self._journey, self._model = cascade, journey, model
+        self._written, self._due = 0, float(FIRST_LOOK)
+
+    def look(self, more: int) -> None:
+        """So many more tokens were written. Raises _StoppedError where no more should be."""
+        self._written += more
+        if self._written < self._due:
+            return
+        self._due, journey = NEXT_LOOK * self._written, self._journey
+        draft = Draft(
+            self._model,
+            "".join(journey.text),
+            finished=False,
+            tokens=self._written,
+            logprobs=tuple(journey.logprobs),
+        )
+        if self._cascade.stops(draft):
+            usage = _estimated(journey)
+            journey.usage = types_pb2.Usage(
+                prompt_tokens=usage.prompt_tokens, completion_tokens=self._written, estimated=True
+            )
+            raise _StoppedError(draft)
 
 
 class _CutError(Exception):

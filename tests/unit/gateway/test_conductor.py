@@ -30,8 +30,8 @@ from headgate.gateway.drain import Drain
 from headgate.gateway.records import Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.workers import Worker, Workers
-from headgate.router.cascade import CallModel, Failed
-from headgate.router.types import Decision, Reason
+from headgate.router.cascade import CallModel, Cascade, Failed
+from headgate.router.types import Decision, Pool, Reason
 from headgate.v1 import types_pb2
 
 NAMES = ("small", "middle", "large")
@@ -85,6 +85,9 @@ async def test_an_unknown_model_is_answered_with_the_names_that_the_tenant_may_u
     await workers.close()
 
 
+cascade = Cascade(None, Pool((), ""), now=0.0)
+
+
 async def test_a_second_call_that_the_budget_forbids_takes_no_trial_of_the_breaker() -> None:
     workers, now = _workers(), [0.0]
     small = workers["small"]
@@ -94,7 +97,7 @@ async def test_a_second_call_that_the_budget_forbids_takes_no_trial_of_the_break
         pass
     now[0] = 10
     attempted = journey(attempts=[types_pb2.Attempt(model="small", code=14)])
-    forbidden = await _conductor(workers)._perform(attempted, _again("small"))
+    forbidden = await _conductor(workers)._perform(attempted, _again("small"), cascade)
     assert forbidden == Failed("small", retryable=False, delivered=False)
     assert small.breaker.allows(), "the trial is still there for a call that is made"
     await workers.close()
@@ -107,7 +110,7 @@ async def test_a_call_that_the_breaker_forbids_costs_no_budget() -> None:
     small.breaker = _opened(lambda: 0.0)
     for _ in range(100):
         attempted = journey(attempts=[types_pb2.Attempt(model="small", code=14)])
-        forbidden = await _conductor(workers)._perform(attempted, _again("small"))
+        forbidden = await _conductor(workers)._perform(attempted, _again("small"), cascade)
         assert forbidden == Failed("small", retryable=True, delivered=False, again=False)
     assert small.retries.spend()
     await workers.close()

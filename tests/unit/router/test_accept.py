@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from headgate.router import accept
+from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide
 from headgate.router.types import Decision, Draft, Pool, Query, Reason
@@ -80,3 +81,32 @@ def test_an_answer_that_was_not_chosen_by_the_policy_is_no_draft(
     reading: Reading, pool: Pool, ask: Ask, change: dict[str, object]
 ) -> None:
     assert decide(reading(), ask(**change), pool, now=NOW).prior is None
+
+
+def test_a_draft_that_shows_a_fault_is_stopped_while_it_is_written(
+    reading: Reading, pool: Pool, ask: Ask
+) -> None:
+    bundle, query = reading(), ask()
+    decision = decided(bundle, query, pool)
+    begun = replace(BAD, finished=False, tokens=4)
+    assert accept.stops(bundle, query.text, decision, begun)
+    assert not accept.stops(bundle, query.text, decision, replace(GOOD, finished=False, tokens=4))
+    after = accept.stopped(bundle, decision, begun)
+    assert (after.model, after.escalated, after.prior) == ("large", True, None)
+    assert "stopped after 4 tokens" in after.explanation
+    assert after.certificate is decision.certificate
+
+
+def test_a_draft_is_never_stopped_where_its_log_probabilities_are_needed_and_missing(
+    reading: Reading, pool: Pool, ask: Ask
+) -> None:
+    bundle, query = reading(logprobs=True), ask()
+    telling = replace(pool, models=tuple(replace(one, logprobs=True) for one in pool.models))
+    decision = decided(bundle, query, telling)
+    assert not accept.stops(bundle, query.text, decision, replace(BAD, finished=False, tokens=4))
+
+
+def test_without_a_reader_of_beginnings_no_draft_is_stopped(reading: Reading, pool: Pool, ask: Ask) -> None:
+    whole = reading().contents
+    bundle = bundles.load(bundles.dump(replace(whole, readers=whole.readers[:1])))
+    assert not accept.stops(bundle, "", decided(bundle, ask(), pool), replace(BAD, tokens=4))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from headgate.router.cascade import (
     Finished,
     GiveUp,
     Received,
+    Stopped,
 )
 from headgate.router.decide import decide
 from headgate.router.types import Draft, Model, Pool, Price, Query, Reason
@@ -77,6 +79,19 @@ def test_where_the_escalation_fails_the_draft_is_better_than_an_error(
     answer = fail(drafting, "large", retryable)
     assert isinstance(answer, Answer)
     assert (answer.model, answer.draft) == ("small", True)
+
+
+def test_a_draft_that_is_stopped_is_escalated_and_not_in_hand(drafting: Cascade) -> None:
+    begun = replace(BAD, finished=False, tokens=4)
+    assert drafting.stops(begun)
+    assert not drafting.stops(replace(GOOD, finished=False, tokens=4))
+    call = called(drafting.feed(Stopped("small", begun)))
+    assert (call.model, call.escalation, call.repeats) == ("large", True, False)
+    assert call.decision.draft_model == "small"
+    fail(drafting, "large", again=False)
+    answer = drafting.feed(Finished("small"))
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.draft) == ("small", False), "written again, as a fallback"
 
 
 def test_an_escalation_that_breaks_after_text_was_delivered_ends_with_an_error(drafting: Cascade) -> None:

@@ -191,3 +191,28 @@ def test_after_a_look_the_draft_costs_no_more_and_a_hopeless_query_is_not_escala
     family = looking(0.5, 0.0, 0.0)
     after = [family.accept(0, one(*p), spread, cost, 0.1).tolist() for p in ((0.3, 0, 0.9), (0.1, 0, 0.15))]
     assert after == [[2], [0]]
+
+
+@pytest.mark.parametrize(
+    ("p", "unwritten", "left", "stops"),
+    [
+        ((0.02, 0.0, 0.95), 0.9, 0.3, True),
+        ((0.02, 0.0, 0.95), 0.0, 0.3, False),
+        ((0.60, 0.0, 0.95), 0.9, 0.3, False),
+        ((0.02, 0.0, 0.03), 0.9, 0.3, False),
+        ((0.30, 0.0, 0.95), 0.9, 0.9, False),
+        ((0.30, 0.0, 0.95), 0.9, 0.1, True),
+    ],
+)
+def test_a_draft_is_stopped_where_its_end_cannot_win_what_it_costs(
+    p: tuple[float, ...], unwritten: float, left: float, stops: bool
+) -> None:
+    """Hopeless, finished already, promising, nobody better, much still to be told, little left to be told."""
+    family, cost = looking(0.5, 0.0, 0.0), (0.02, 9.0, 1.0)
+    assert family.stops_one(0, p, (0, 0, 0), cost, 0.2, left, unwritten) is stops
+
+
+@given(probabilities, st.sampled_from(GRID), st.floats(0, 1), st.floats(0, 1))
+def test_any_draft_can_be_asked_about(p: np.ndarray, lam: float, left: float, unwritten: float) -> None:
+    for row in p.tolist():
+        looking(0.5, 0.0, 0.0).stops_one(0, row, (0, 0, 0), (0.1, 0.3, 1.0), lam, left, unwritten)

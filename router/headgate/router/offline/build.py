@@ -8,7 +8,6 @@ see `certify`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,19 +17,17 @@ from numpy.typing import NDArray
 from headgate.router import bundle as bundles
 from headgate.router import calibrate, features
 from headgate.router.bundle import Bundle, Contents, Estimates
-from headgate.router.calibrate import Calibrator
 from headgate.router.cost import CostModel, ModelCost
-from headgate.router.evidence import Evidence
 from headgate.router.features import CONTEXT_BUCKETS, Familiarity
 from headgate.router.model import Heads, UncertaintyModel
-from headgate.router.offline import datasets, drafts
+from headgate.router.offline import datasets
 from headgate.router.offline.courses import Readings, courses, regrets
 from headgate.router.offline.datasets import DataError, Listed, Outcomes
 from headgate.router.offline.difficulty import Difficulty
-from headgate.router.offline.graph import Weights, export
-from headgate.router.offline.train import Progress, Recipe, train, train_reader
+from headgate.router.offline.graph import export
+from headgate.router.offline.readers import learn
+from headgate.router.offline.train import Progress, Recipe, train
 from headgate.router.policy import GRID, Policy
-from headgate.router.reader import ReaderContents, Reading, pack
 
 FOLDS = 5
 """Of the question stems, in which the model is trained without what it is judged on."""
@@ -81,9 +78,9 @@ def build(
     costs = _costs(outcomes, plan)
     folds = datasets.folds(outcomes, plan.recipe.seed, FOLDS)
     heads, strange = _cross_fitted(outcomes, plan, folds, sharing, progress)
-    calibrators = _calibrators(heads, outcomes, plan.calibrator)
+    calibrators = calibrate.fit_all(plan.calibrator, heads.logits, outcomes.score)
     expected = Estimates.of(heads, calibrators, costs, outcomes.estimated_tokens, strange)
-    readers, readings, resolution = _readers(outcomes, plan, folds, expected, progress)
+    learnt = learn(outcomes, plan.reference, plan.recipe, plan.calibrator, folds, expected, progress)
     progress("training on all queries")
     graph, golden = export(train(outcomes, plan.recipe, sharing(), folds))
     return Contents(
@@ -91,9 +88,9 @@ def build(
         calibrators=calibrators,
         costs=costs,
         familiarity=_familiarity(outcomes),
-        policy=_policy(expected, readings, resolution, outcomes, costs, plan),
+        policy=_policy(expected, learnt.readings, learnt.resolution, outcomes, costs, plan),
         golden=golden,
-        readers=readers,
+        readers=learnt.readers,
         notes={
             "seed": plan.recipe.seed,
             "queries": len(outcomes),
@@ -138,67 +135,6 @@ def _cross_fitted(
     return heads, strange
 
 
-def _readers(
-    outcomes: Outcomes, plan: Plan, folds: NDArray[np.intp], expected: Estimates, progress: Progress
-) -> tuple[tuple[ReaderContents, ...], Readings, tuple[float, ...]]:
-    """Of every model but the reference whose drafts are recorded; what readers that have not seen a
-    draft say of it; and how much that is, for every model.
-
-    They are stacked on what models without a query's fold said of it (Wolpert 1992), as a served one is on
-    what it has not seen either.
-    """
-    drafting = [name for name in outcomes.models if name in outcomes.drafts and name != plan.reference]
-    found, readings, resolution = [], dict[int, Reading](), [0.0] * len(outcomes.models)
-    for name in drafting:
-        progress(f"learning from drafts of {name}")
-        index = outcomes.models.index(name)
-        stacked = _Stacked(outcomes, drafts.seen(outcomes, name), expected, index, plan.recipe)
-        heads = stacked.cross_fitted(folds)
-        calibrators = _calibrators(heads, outcomes, plan.calibrator)
-        p_correct = calibrate.apply_all(calibrators, heads.logits)
-        reading = Reading(p_correct, calibrate.spreads(calibrators, heads.logits, heads.deviation, p_correct))
-        readings[index], resolution[index] = reading, _resolution(expected, reading, index, outcomes, plan)
-        graph, golden = export(stacked.trained(np.arange(len(outcomes))))
-        found.append(ReaderContents(name, graph, calibrators, golden, drafts.have_logprobs(outcomes, name)))
-    return tuple(found), readings, tuple(resolution) if drafting else ()
-
-
-@dataclass(frozen=True)
-class _Stacked:
-    """Drafts of the model at `index`, and what was expected of their queries."""
-
-    outcomes: Outcomes
-    seen: Sequence[Evidence]
-    expected: Estimates
-    index: int
-    recipe: Recipe
-
-    def trained(self, rows: NDArray[np.intp]) -> Weights:
-        seen = [self.seen[row] for row in rows.tolist()]
-        return train_reader(self.outcomes.take(rows), seen, *self._known(rows), self.recipe)
-
-    def cross_fitted(self, folds: NDArray[np.intp]) -> Heads:
-        n, m = self.outcomes.score.shape
-        heads = Heads(*np.empty((3, n, m)))
-        for fold in np.unique(folds).tolist():
-            graph, _ = export(self.trained(np.flatnonzero(folds != fold)))
-            rows, model = np.flatnonzero(folds == fold), UncertaintyModel(graph, m)
-            for part in np.array_split(rows, -(-len(rows) // _BATCH)):
-                told = model.run(pack([self.seen[row] for row in part.tolist()], *self._known(part)))
-                heads.logits[part], heads.deviation[part] = told.logits, told.deviation
-        return heads
-
-    def _known(self, rows: NDArray[np.intp]) -> tuple[_Array, _Array]:
-        return self.expected.logits[rows], self.expected.completion_tokens[rows, self.index]
-
-
-def _resolution(expected: Estimates, reading: Reading, index: int, outcomes: Outcomes, plan: Plan) -> float:
-    reference, before = outcomes.models.index(plan.reference), expected.p_correct
-    change = (reading.p_correct - before)[:, reference] - (reading.p_correct - before)[:, index]
-    unit = float(np.mean(before[:, index] * (1 - before[:, index])))
-    return min(1.0, float(change.std()) / math.sqrt(max(unit, _LEAST_UNIT)))
-
-
 def read(model: UncertaintyModel, outcomes: Outcomes) -> Heads:
     """The model's raw output for all queries of a table."""
     runs = [model.run(features.pack(outcomes.features[rows])) for rows in _batches(outcomes)]
@@ -208,11 +144,6 @@ def read(model: UncertaintyModel, outcomes: Outcomes) -> Heads:
 
 def _batches(outcomes: Outcomes) -> Sequence[slice]:
     return [slice(start, start + _BATCH) for start in range(0, len(outcomes), _BATCH)]
-
-
-def _calibrators(heads: Heads, outcomes: Outcomes, kind: calibrate.Kind) -> tuple[Calibrator, ...]:
-    columns = zip(heads.logits.T, outcomes.score.T, strict=True)
-    return tuple(calibrate.fit(kind, logits, score) for logits, score in columns)
 
 
 def _familiarity(outcomes: Outcomes) -> Familiarity:
