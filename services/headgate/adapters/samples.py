@@ -81,6 +81,8 @@ class Sample:
     policy_version: str
     settings: Settings
     answers: tuple[SampledAnswer, ...]
+    wasted_nanousd: int = 0
+    """What a draft cost that was not accepted, beside the delivered answer."""
     conversation: tuple[Turn, ...] = ()
     """Oldest turn first. Empty once the texts have expired."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -139,6 +141,7 @@ def facts(sample: Sample) -> Record:
         "policy_version": sample.policy_version,
         "settings": json.dumps(asdict(sample.settings)),
         "answers": json.dumps(answers),
+        "wasted_nanousd": str(sample.wasted_nanousd),
     }
 
 
@@ -214,6 +217,7 @@ def _sample(record: Record) -> Sample:
         policy_version=record["policy_version"],
         settings=Settings(**json.loads(record["settings"])),
         answers=tuple(map(_answer, json.loads(record["answers"]))),
+        wasted_nanousd=int(record.get("wasted_nanousd", "0")),
     )
 
 

@@ -529,7 +529,16 @@ class Conductor:
             pieces=journey.text,
             usage=journey.usage,
             reference=pool.reference if pool else "",
+            wasted_nanousd=_wasted(journey, model),
         )
+
+
+def _wasted(journey: Journey, answering: str) -> int:
+    """What a draft cost that was not accepted."""
+    drafting = journey.decision.draft_model if journey.decision else ""
+    if drafting in ("", answering):
+        return 0
+    return sum(attempt.cost_nanousd for attempt in journey.attempts if attempt.model == drafting)
 
 
 class _StoppedError(Exception):

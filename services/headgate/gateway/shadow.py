@@ -73,6 +73,8 @@ class Answered:
     pieces: Sequence[str]
     usage: types_pb2.Usage
     reference: str
+    wasted_nanousd: int = 0
+    """What a draft cost that was not accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +384,7 @@ def _sample(draw: _Draw, answers: Sequence[SampledAnswer]) -> Sample:
         policy_version=record["policy_version"],
         settings=_settings(wire),
         answers=tuple(answers),
+        wasted_nanousd=draw.answered.wasted_nanousd,
         conversation=tuple(Turn(types_pb2.Role.Name(m.role), convert.text(m)) for m in wire.messages),
         labels=dict(wire.metadata),
     )

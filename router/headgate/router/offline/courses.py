@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from headgate.router.bundle import Bundle, Estimates
 from headgate.router.offline import drafts
-from headgate.router.offline.datasets import Outcomes
+from headgate.router.offline.datasets import DataError, Outcomes
 from headgate.router.policy import Policy
 from headgate.router.reader import Reading
 
@@ -77,6 +77,11 @@ def readings(bundle: Bundle, outcomes: Outcomes, expected: Estimates) -> Reading
     found = {}
     for name, reader in bundle.readers.items():
         index, seen = bundle.position[name], drafts.seen(outcomes, name)
+        if reader.contents.logprobs and not drafts.have_logprobs(outcomes, name):
+            raise DataError(
+                f"the bundle reads drafts of {name!r} by their log-probabilities, and some of these have none: "
+                "bring drafts with them, or train without"
+            )
         parts = [
             reader.read(seen[rows], expected.logits[rows], expected.completion_tokens[rows, index])
             for rows in (slice(start, start + _BATCH) for start in range(0, len(seen), _BATCH))

@@ -97,5 +97,5 @@ def _seen(text: str, draft: Draft) -> Evidence:
 
 
 def have_logprobs(outcomes: Outcomes, model: str) -> bool:
-    """Whether every draft of the model has the log-probabilities of its tokens."""
-    return all(draft.logprobs for draft in outcomes.drafts[model])
+    """Whether every draft of the model that is not empty has the log-probabilities of its tokens."""
+    return all(draft.logprobs for draft in outcomes.drafts[model] if draft.text)

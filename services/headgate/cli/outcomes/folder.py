@@ -1,4 +1,4 @@
-"""Labelled samples as the three tables that training reads."""
+"""Labelled samples as the tables that training reads."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from headgate.cli.state import CommandError
 
 QUERIES = ("query_id", "query")
 OUTCOMES = ("query_id", "model", "score", "prompt_tokens", "completion_tokens", "propensity")
+RESPONSES = ("query_id", "model", "response", "tokens")
 PRICES = ("model", "usd_per_m_input", "usd_per_m_output", "version")
 
 
@@ -26,6 +27,7 @@ class Folder:
     queries: Path
     outcomes: Path
     prices: Path
+    responses: Path
 
 
 def write(labelled: Labelled, out: Path) -> Folder:
@@ -36,9 +38,12 @@ def write(labelled: Labelled, out: Path) -> Folder:
     if not labelled.rows:
         raise CommandError("no sample has a quality for every answer: run `headgate outcomes score`")
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = Folder(out / "queries.csv", out / "outcomes.csv", out / "prices.csv")
+    names = ("queries", "outcomes", "prices", "responses")
+    folder = Folder(*(out / f"{name}.csv" for name in names))
     _table(folder.queries, QUERIES, ((one.record_id, one.query) for one, _ in labelled.rows))
     _table(folder.outcomes, OUTCOMES, (row for one, given in labelled.rows for row in _outcomes(one, given)))
+    responses = (row for one, _ in labelled.rows for row in _responses(one))
+    _table(folder.responses, RESPONSES, responses)
     _table(folder.prices, PRICES, _prices(labelled.rows[-1][0]))
     return folder
 
@@ -64,6 +69,13 @@ def _outcomes(sample: Sample, given: Qualities) -> Iterable[Sequence[object]]:
     for one in sample.answers:
         tokens = (one.prompt_tokens, one.completion_tokens)
         yield (sample.record_id, one.model, repr(given[one.model]), *tokens, repr(one.propensity))
+
+
+def _responses(sample: Sample) -> Iterable[Sequence[object]]:
+    """Of samples whose texts have not expired."""
+    if sample.conversation:
+        for one in sample.answers:
+            yield (sample.record_id, one.model, one.text, one.completion_tokens)
 
 
 def _prices(newest: Sample) -> Iterable[Sequence[object]]:

@@ -80,16 +80,16 @@ def shown(labelled: Labelled) -> Shown | None:
     """What the labelled samples show; None where too few have the reference model's answer."""
     version = labelled.newest.policy_version if labelled.newest else ""
     rows = [
-        (sample.answer(sample.delivered), sample.answer(sample.reference), given, sample.share)
+        (sample, sample.answer(sample.delivered), sample.answer(sample.reference), given)
         for sample, given in labelled.rows
         if sample.reference in given and sample.policy_version == version
     ]
     if len(rows) < _FEWEST:
         return None
-    share = np.array([share for *_, share in rows])
-    better = [given[got.model] - given[reference.model] for got, reference, given, _ in rows]
-    cost = np.array([reference.cost_nanousd for _, reference, *_ in rows], dtype=np.float64)
-    spent = np.array([got.cost_nanousd for got, *_ in rows], dtype=np.float64)
+    share = np.array([sample.share for sample, *_ in rows])
+    better = [given[got.model] - given[reference.model] for _, got, reference, given in rows]
+    cost = np.array([reference.cost_nanousd for *_, reference, _ in rows], dtype=np.float64)
+    spent = np.array([got.cost_nanousd + sample.wasted_nanousd for sample, got, *_ in rows], dtype=np.float64)
     return Shown(version, hajek(np.array(better), share), hajek(cost - spent, share), hajek(cost, share))
 
 

@@ -42,6 +42,13 @@ def test_what_the_reference_answered_itself_loses_and_saves_nothing() -> None:
     assert (shown.quality.mean, shown.saved_nanousd.mean) == (0, 0)
 
 
+def test_a_draft_that_was_not_accepted_is_no_saving() -> None:
+    rows = _rows(lost=0, kept=100, delivered="large").rows
+    shown = report.shown(Labelled(tuple((replace(one, wasted_nanousd=3), given) for one, given in rows)))
+    assert shown is not None
+    assert shown.saved_nanousd.mean == -3
+
+
 def test_a_sample_without_the_reference_s_answer_shows_nothing() -> None:
     assert (
         report.shown(Labelled(((replace(SAMPLE, reference="huge"), {"small": 1.0, "large": 1.0}),) * 9))

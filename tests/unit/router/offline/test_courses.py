@@ -120,6 +120,15 @@ def test_a_cascade_cannot_be_certified_without_drafts(
         certify.certificates(cascade, replace(learnt[1], drafts={}), terms)
 
 
-def test_looks_join_in_order() -> None:
+def test_a_reader_of_log_probabilities_refuses_drafts_without(
+    cascade: Bundle, learnt: tuple[Outcomes, Outcomes], terms: Statement
+) -> None:
+    [whole, early] = cascade.contents.readers
+    needing = replace(cascade.contents, readers=(replace(whole, logprobs=True), early))
+    with pytest.raises(DataError, match="by their log-probabilities, and some of these have none"):
+        certify.certificates(build.loaded(needing), learnt[1], terms)
+
+
+def test_readings_join_in_order() -> None:
     one, two = (Reading(np.full((1, 2), x), np.full((1, 2), x)) for x in (1.0, 2.0))
     assert Reading.joined([one, two]).p_correct[:, 0].tolist() == [1.0, 2.0]
