@@ -105,7 +105,7 @@ def route(sheets: Sequence[Worksheet], bundle: Bundle, risk_target: float) -> li
             made.certificate is not None,
             right[CHEAPEST][index],
             cost[REFERENCE][index],
-            cost[made.model][index] + (cost[made.draft_model][index] if made.escalated else 0),
+            cost[made.model][index] + (cost[made.drafted_by][index] if made.escalated else 0),
             cost[CHEAPEST][index],
         )
         for index, made in enumerate(decisions)

@@ -68,7 +68,7 @@ async def test_a_good_draft_is_the_answer_and_costs_one_call(router: Stub) -> No
     answer = await router.Generate(generate(RIGHT, request_id="right-1"), metadata=ACME)
     decision = answer.decision
     assert text_of(answer) == f"small: {RIGHT}"
-    assert (decision.model, decision.draft_model, len(decision.attempts)) == ("small", "small", 1)
+    assert (decision.model, decision.drafted_by, len(decision.attempts)) == ("small", "small", 1)
     assert decision.estimates[0].p_correct_after_draft > 0.9
     assert decision.certificate.id
 
@@ -77,7 +77,7 @@ async def test_a_doubtful_draft_is_escalated_paid_and_still_covered(router: Stub
     answer = await router.Generate(generate(WRONG, request_id="wrong-1"), metadata=ACME)
     decision = answer.decision
     assert text_of(answer) == f"large: {WRONG}"
-    assert (decision.model, decision.draft_model) == ("large", "small")
+    assert (decision.model, decision.drafted_by) == ("large", "small")
     assert [attempt.model for attempt in decision.attempts] == ["small", "large"]
     assert decision.cost_nanousd == sum(attempt.cost_nanousd for attempt in decision.attempts)
     assert decision.certificate.id
@@ -93,7 +93,7 @@ async def test_a_stream_shows_nothing_of_a_draft_that_was_not_accepted(router: S
     text = "".join(event.delta.text for event in told)
     assert text == f"large: {WRONG}, streamed"
     assert kinds(told)[-1] == "finished"
-    assert told[-1].finished.decision.draft_model == "small"
+    assert told[-1].finished.decision.drafted_by == "small"
 
 
 async def test_a_stream_delivers_an_accepted_draft_whole(router: Stub) -> None:
@@ -116,7 +116,7 @@ async def test_what_became_of_a_draft_is_kept_with_the_answer(router: Stub, text
         if await kept():
             break
     assert again.decision.cache_status == types_pb2.CACHE_STATUS_HIT
-    assert (again.decision.model, again.decision.draft_model) == (model, "small")
+    assert (again.decision.model, again.decision.drafted_by) == (model, "small")
     assert text_of(again) == text_of(first)
     assert again.decision.estimates == first.decision.estimates
     assert again.decision.cost_nanousd == 0
@@ -144,7 +144,7 @@ async def test_a_draft_that_shows_a_fault_early_is_cancelled_at_the_worker(
     answer = await router.Generate(generate(text, request_id="early-1"), metadata=ACME)
     decision = answer.decision
     assert text_of(answer).startswith("large: ")
-    assert (decision.model, decision.draft_model) == ("large", "small")
+    assert (decision.model, decision.drafted_by) == ("large", "small")
     assert "was stopped after" in decision.explanation
     assert decision.certificate.id
     draft, whole = decision.attempts
@@ -166,6 +166,6 @@ async def test_where_the_escalation_finds_nobody_the_draft_is_the_answer(
             one.workers["large"].stop()
             answer = await router.Generate(generate(f"{WRONG}, alone"), metadata=ACME)
     assert text_of(answer).startswith("small: ")
-    assert (answer.decision.model, answer.decision.draft_model) == ("small", "small")
+    assert (answer.decision.model, answer.decision.drafted_by) == ("small", "small")
     assert not answer.decision.certificate.id
     assert types_pb2.DEGRADATION_WORKER in answer.decision.degraded

@@ -97,7 +97,8 @@ class RouterServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Route(self, request, context):
-        """Decides without calling any model. Free of charge. Its own deadline is not the answer's: no model is too slow.
+        """Decides without calling any model. Free of charge. Its own deadline is not the answer's: no model is too slow. Where
+        the model's answer would be a draft, no certificate covers this decision: it speaks of answers whose draft was read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -153,7 +153,9 @@ class RouterServiceStub(typing.Generic[_RouterServiceGenerateType, _RouterServic
     """As Generate, token by token. The decision comes first; the stream always ends with `finished` or `error`."""
 
     Route: _RouterServiceRouteType
-    """Decides without calling any model. Free of charge. Its own deadline is not the answer's: no model is too slow."""
+    """Decides without calling any model. Free of charge. Its own deadline is not the answer's: no model is too slow. Where
+    the model's answer would be a draft, no certificate covers this decision: it speaks of answers whose draft was read.
+    """
 
     RecordOutcome: _RouterServiceRecordOutcomeType
     """Tells how good an answer was. Training and certificates read it. UNAVAILABLE if the ledger cannot be written."""
@@ -216,7 +218,9 @@ class RouterServiceServicer(metaclass=abc.ABCMeta):
         request: headgate.v1.router_pb2.RouteRequest,
         context: _ServicerContext,
     ) -> typing.Union[headgate.v1.router_pb2.RouteResponse, collections.abc.Awaitable[headgate.v1.router_pb2.RouteResponse]]:
-        """Decides without calling any model. Free of charge. Its own deadline is not the answer's: no model is too slow."""
+        """Decides without calling any model. Free of charge. Its own deadline is not the answer's: no model is too slow. Where
+        the model's answer would be a draft, no certificate covers this decision: it speaks of answers whose draft was read.
+        """
 
     @abc.abstractmethod
     def RecordOutcome(

@@ -646,7 +646,7 @@ class Decision(google.protobuf.message.Message):
     DEGRADED_FIELD_NUMBER: builtins.int
     OVERHEAD_FIELD_NUMBER: builtins.int
     OUT_OF_DISTRIBUTION_FIELD_NUMBER: builtins.int
-    DRAFT_MODEL_FIELD_NUMBER: builtins.int
+    DRAFTED_BY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The request that it belongs to."""
     model: builtins.str
@@ -669,7 +669,7 @@ class Decision(google.protobuf.message.Message):
     """What the answer cache had to do with it."""
     out_of_distribution: builtins.float
     """How unlike the calibration data the query is, in [0, 1]. Empty when the bundle does not say."""
-    draft_model: builtins.str
+    drafted_by: builtins.str
     """The model whose draft was read before the answer was chosen. Empty when none was. Another model in `model` means
     that the draft was not accepted: an escalation.
     """
@@ -713,10 +713,10 @@ class Decision(google.protobuf.message.Message):
         degraded: collections.abc.Iterable[Global___Degradation.ValueType] | None = ...,
         overhead: google.protobuf.duration_pb2.Duration | None = ...,
         out_of_distribution: builtins.float | None = ...,
-        draft_model: builtins.str = ...,
+        drafted_by: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_out_of_distribution", b"_out_of_distribution", "certificate", b"certificate", "out_of_distribution", b"out_of_distribution", "overhead", b"overhead"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_out_of_distribution", b"_out_of_distribution", "attempts", b"attempts", "bundle_version", b"bundle_version", "cache_status", b"cache_status", "certificate", b"certificate", "cost_nanousd", b"cost_nanousd", "degraded", b"degraded", "draft_model", b"draft_model", "estimates", b"estimates", "expected_cost_nanousd", b"expected_cost_nanousd", "explanation", b"explanation", "lambda", b"lambda", "model", b"model", "out_of_distribution", b"out_of_distribution", "overhead", b"overhead", "policy_version", b"policy_version", "reason", b"reason", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_out_of_distribution", b"_out_of_distribution", "attempts", b"attempts", "bundle_version", b"bundle_version", "cache_status", b"cache_status", "certificate", b"certificate", "cost_nanousd", b"cost_nanousd", "degraded", b"degraded", "drafted_by", b"drafted_by", "estimates", b"estimates", "expected_cost_nanousd", b"expected_cost_nanousd", "explanation", b"explanation", "lambda", b"lambda", "model", b"model", "out_of_distribution", b"out_of_distribution", "overhead", b"overhead", "policy_version", b"policy_version", "reason", b"reason", "request_id", b"request_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_out_of_distribution", b"_out_of_distribution"]) -> typing.Literal["out_of_distribution"] | None: ...
 
 Global___Decision: typing_extensions.TypeAlias = Decision

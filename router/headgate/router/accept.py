@@ -13,7 +13,7 @@ from headgate.router import evidence
 from headgate.router.bundle import Bundle
 from headgate.router.errors import EstimateError
 from headgate.router.reader import Reader
-from headgate.router.types import Decision, Draft, ModelEstimate
+from headgate.router.types import Decision, Draft, ModelEstimate, Prior
 
 
 def read(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> Decision:
@@ -25,10 +25,10 @@ def read(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> Dec
     prior = decision.prior
     assert prior is not None  # noqa: S101  (only drafts come here)
     reader, index = bundle.readers[draft.model], bundle.position[draft.model]
-    read_already = replace(decision, prior=None, draft_model=draft.model)
+    read_already = replace(decision, prior=None, drafted_by=draft.model)
     try:
         why = _unreadable(reader, draft)
-        p_correct, spread = reader.read_one(evidence.extract(question, draft), prior.logits, prior.tokens)
+        p_correct, spread = _told_by(reader, question, draft, prior)
     except EstimateError as error:
         why = f"cannot be read: {error}"
     if why:
@@ -46,12 +46,16 @@ def read(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> Dec
 
 
 def stops(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> bool:
-    """Whether `draft`, which is still being written, is so doubtful that it is not worth its end."""
+    """Whether `draft`, which is still being written, is so doubtful that it is not worth its end.
+
+    Never under a certificate of net quality: a stop cannot add regret, but it can take a win away.
+    """
     reader, prior = bundle.early_readers.get(draft.model), decision.prior
-    if reader is None or prior is None or (reader.contents.logprobs and not draft.logprobs):
+    certified = decision.certificate is not None and decision.certificate.loss == "regret"
+    if reader is None or prior is None or not certified or _blind(reader, draft):
         return False
     try:
-        p_correct, spread = reader.read_one(evidence.extract(question, draft), prior.logits, prior.tokens)
+        p_correct, spread = _told_by(reader, question, draft, prior)
     except EstimateError:
         return False
     unwritten = max(prior.tokens - draft.tokens, 1.0) / max(prior.tokens, 1.0)
@@ -61,19 +65,40 @@ def stops(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> bo
     )
 
 
+def unread(bundle: Bundle, decision: Decision, draft: Draft) -> Decision:
+    """The final decision where reading `draft` failed: the reference answers."""
+    safe = bundle.policy.reference
+    why = f"The draft of {draft.model} could not be read, so {safe} answers."
+    return replace(decision, prior=None, drafted_by=draft.model, model=safe, explanation=why)
+
+
 def stopped(bundle: Bundle, decision: Decision, draft: Draft) -> Decision:
     """The final decision where `draft` was stopped: the reference answers."""
     safe = bundle.policy.reference
     written = f"The draft of {draft.model} was stopped after {draft.tokens} tokens"
     why = f"{written} as too doubtful, so {safe} answers."
-    return replace(decision, prior=None, draft_model=draft.model, model=safe, explanation=why)
+    return replace(decision, prior=None, drafted_by=draft.model, model=safe, explanation=why)
 
 
 def _unreadable(reader: Reader, draft: Draft) -> str:
     """What bars the draft whatever it shows, or ""."""
     if draft.declined:
         return "declines the query"
-    return "came without log-probabilities" if reader.contents.logprobs and not draft.logprobs else ""
+    if not draft.finished:
+        return "was cut"
+    return "came without log-probabilities" if _blind(reader, draft) else ""
+
+
+def _blind(reader: Reader, draft: Draft) -> bool:
+    return reader.contents.logprobs and not draft.logprobs
+
+
+def _told_by(
+    reader: Reader, question: str, draft: Draft, prior: Prior
+) -> tuple[Sequence[float], Sequence[float]]:
+    """p_correct and spread of every model, from what the reader was trained to see and nothing else."""
+    shown = draft if reader.contents.logprobs else replace(draft, logprobs=())
+    return reader.read_one(evidence.extract(question, shown), prior.logits, prior.tokens)
 
 
 def _why(bundle: Bundle, drafting: str, index: int, best: int, p_correct: Sequence[float]) -> str:

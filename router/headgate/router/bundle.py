@@ -129,13 +129,13 @@ class Bundle:
         """Where each model stands in `models`."""
         self._model = _checked_model(contents.graph, contents.golden, len(self.models))
         self.readers = {
-            one.draft_model: Reader(one, _checked_model(one.graph, one.golden, len(self.models)))
+            one.model: Reader(one, _checked_model(one.graph, one.golden, len(self.models)))
             for one in contents.readers
             if one.left is None
         }
         """Of the models whose drafts the policy looks at."""
         self.early_readers = {
-            one.draft_model: Reader(one, _checked_model(one.graph, one.golden, len(self.models)))
+            one.model: Reader(one, _checked_model(one.graph, one.golden, len(self.models)))
             for one in contents.readers
             if one.left is not None
         }
@@ -306,7 +306,7 @@ def _part_names(readers: int) -> tuple[str, ...]:
 
 def _reader_entry(reader: ReaderContents) -> dict[str, Any]:
     return {
-        "draft_model": reader.draft_model,
+        "model": reader.model,
         "evidence_schema": evidence.SCHEMA,
         "calibrators": [asdict(line) for line in reader.calibrators],
         "logprobs": reader.logprobs,
@@ -317,7 +317,7 @@ def _reader_entry(reader: ReaderContents) -> dict[str, Any]:
 def _reader(number: int, entry: Mapping[str, Any], parts: Mapping[str, bytes]) -> ReaderContents:
     graph, *golden = (parts[f"reader_{number}_{part}"] for part in _READER_PARTS)
     return ReaderContents(
-        draft_model=entry["draft_model"],
+        model=entry["model"],
         graph=graph,
         calibrators=tuple(map(_calibrator, entry["calibrators"])),
         golden=Golden(*map(_array, golden)),
@@ -368,7 +368,7 @@ def _check_consistency(contents: Contents) -> None:
 
 
 def _check_readers(contents: Contents) -> None:
-    stages = [(one.draft_model, one.left is None) for one in contents.readers]
+    stages = [(one.model, one.left is None) for one in contents.readers]
     names, policy = {name for name, whole in stages if whole}, contents.policy
     every = {name for name, _ in stages}
     if (

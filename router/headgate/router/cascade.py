@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headgate.router.accept import read, stopped, stops
+from headgate.router.accept import read, stopped, stops, unread
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide, exclusions
 from headgate.router.types import Decision, Draft, Pool, Query, Reason
@@ -47,6 +47,14 @@ class Finished:
 @dataclass(frozen=True, slots=True)
 class Stopped:
     """The call for a draft was cancelled, because `Cascade.stops` said so of what was written."""
+
+    model: str
+    draft: Draft
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """The draft came, and reading it failed in a way that nobody foresaw."""
 
     model: str
     draft: Draft
@@ -104,7 +112,7 @@ class GiveUp:
     decision: Decision
 
 
-Event = Received | Finished | Stopped | Failed
+Event = Received | Finished | Stopped | Unread | Failed
 Command = CallModel | Answer | GiveUp
 
 
@@ -123,7 +131,7 @@ class Cascade:
         self._query: Query | None = None
         self._call: CallModel | None = None
         self._tries = 0
-        self._held = ""
+        self._held, self._stopped = "", False
         self._failed: list[str] = []
 
     def feed(self, event: Event) -> Command:
@@ -138,6 +146,8 @@ class Cascade:
                 return self._after_finish(self._running(model), draft)
             case Stopped(model, draft):
                 return self._after_stop(self._running(model), draft)
+            case Unread(model, draft):
+                return self._after_unread(self._running(model), draft)
             case Failed(model):
                 return self._after_failure(self._running(model), event)
 
@@ -159,8 +169,14 @@ class Cascade:
     def _after_stop(self, call: CallModel, draft: Draft) -> Command:
         if not call.draft or self._bundle is None:
             raise ValueError(f"the call of {call.model!r} was for no draft")
-        self._tries = 0
+        self._tries, self._stopped = 0, True
         return self._escalate(call, stopped(self._bundle, call.decision, draft))
+
+    def _after_unread(self, call: CallModel, draft: Draft) -> Command:
+        if not call.draft or self._bundle is None:
+            raise ValueError(f"the call of {call.model!r} was for no draft")
+        self._held, self._tries = call.model, 0
+        return self._escalate(call, unread(self._bundle, call.decision, draft))
 
     def _escalate(self, call: CallModel, decision: Decision) -> Command:
         return self._start(
@@ -182,7 +198,9 @@ class Cascade:
         left = failure.retryable and call.attempt < MOST_ATTEMPTS
         if failure.delivered:
             return self._end(GiveUp(call.model, call.decision))
-        if left and failure.again and not call.fallback and self._tries < self._max_attempts:
+        # Where a draft was stopped, none is in hand: the last call is the fallback's.
+        spared = self._stopped and call.attempt + 1 >= MOST_ATTEMPTS
+        if left and failure.again and not call.fallback and self._tries < self._max_attempts and not spared:
             return self._start(replace(call, attempt=call.attempt + 1, escalation=False))
         if self._held:
             return self._end(Answer(self._held, call.decision, draft=True))

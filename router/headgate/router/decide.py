@@ -132,10 +132,19 @@ def _to_be_read(case: _Case, bundle: Bundle, index: int, lam: float, certificate
         return _safe(case, Reason.OUTSIDE_CALIBRATION, why)
     if bundle.readers[name].contents.logprobs and not case.pool[name].logprobs:
         return _safe(case, Reason.OUTSIDE_CALIBRATION, f"the worker of {name} tells no log-probabilities")
+    if _both_take(case, name, reference) > case.query.seconds_left:
+        why = f"a draft of {name} and an escalation are likely to miss the deadline, so {reference} answers"
+        return _decision(case, reference, Reason.POLICY, why, lam, certificate)
     prior = Prior(tuple(e.logits), tuple(e.relative_cost), e.completion_tokens[index])
     sure = f"{name} is expected to be right with p = {e.p_correct[index]:.2f}"
     why = f"{sure}; at λ = {lam:.3g} its draft is worth a look"
     return replace(_decision(case, name, Reason.POLICY, why, lam, certificate), prior=prior)
+
+
+def _both_take(case: _Case, drafting: str, reference: str) -> float:
+    """Seconds that a draft and an escalation are likely to take; 0 for what nothing is known of."""
+    paces = (case.pool[name].pace for name in (drafting, reference))
+    return sum(pace.expected_seconds(case.query.max_tokens) for pace in paces if pace)
 
 
 def _instead(case: _Case, wanted: str, lam: float, certificate: Certificate) -> Decision:

@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from headgate.router.types import Query
 
 SCHEMA = 2
+READ_BYTES = 4096
+"""What is read from each end of a long turn."""
 ROW_BITS = 16
 BUCKETS = (1 << ROW_BITS) + 1
 """Rows of the table; row 0 is padding and is zero."""
@@ -161,6 +163,14 @@ class Batch:
     ngrams: NDArray[np.int32]
     surface: NDArray[np.float32]
     contexts: tuple[NDArray[np.int64], ...]
+
+
+def ends(text: str) -> str:
+    """What is read of a turn: all of it, of a long one the first and the last 4,096 bytes."""
+    raw = text.encode()
+    if len(raw) <= 2 * READ_BYTES:
+        return text
+    return raw[:READ_BYTES].decode("utf-8", "ignore") + raw[-READ_BYTES:].decode("utf-8", "ignore")
 
 
 def extract(query: Query) -> Features:

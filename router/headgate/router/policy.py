@@ -3,7 +3,7 @@
     value of the reference       p_correct - λ · cost
     value of any other model     p_correct - λ · cost - caution · spread - reluctance(λ)
 
-Where drafts of a model are looked at, it also has the value of a reading: what is expected to be won by going
+Where drafts of a model are read, it also has the value of a reading: what is expected to be won by going
 on to the reference where the draft turns out doubtful, E[max(0, G)]. G, the reference's lead after the
 reading, its cost counted, is taken as logistic around the lead before it, so that the value is softplus (the
 ex-ante value of cascade routing, Dekoninck et al., ICML 2025, for two models). A look is only taken where
@@ -81,10 +81,6 @@ class Policy:
         away[self.reference_index] = 0.0
         return p_correct - lam * relative_cost - away * (self.caution * spread + self._reluctance(lam))
 
-    def drafts(self, index: int) -> bool:
-        """Whether that model's answer is a draft, looked at before it is accepted."""
-        return bool(self.resolution) and self.resolution[index] > 0
-
     def _reluctance(self, lam: float) -> float:
         return self.reluctance * max(0.0, 1.0 - lam / SETTLED)
 
@@ -109,12 +105,14 @@ class Policy:
     def accept(
         self, index: int, p_correct: _Array, spread: _Array, relative_cost: _Array, lam: float
     ) -> NDArray[np.intp]:
-        """Whose answer is delivered after a look at drafts of the model at `index`, (n,): that model's own
-        where the draft is accepted. `p_correct` and `spread` are those of the look; the drafts are paid
-        already."""
+        """Who answers after a look at drafts of the model at `index`, (n,), it or the reference: that
+        model's own where the draft is accepted. `p_correct` and `spread` are those of the look; the drafts
+        are paid already."""
         left = relative_cost.copy()
         left[:, index] = 0.0
-        return _cheapest_best(self.values(p_correct, spread, left, lam), left)
+        values = self.values(p_correct, spread, left, lam)
+        pair = np.isin(np.arange(len(self.models)), (index, self.reference_index))
+        return _cheapest_best(np.where(pair, values, -np.inf), left)
 
     def choose_one(
         self, p_correct: Sequence[float], spread: Sequence[float], relative_cost: Sequence[float], lam: float
@@ -138,7 +136,10 @@ class Policy:
     ) -> int:
         """As `accept` for one query, in plain numbers."""
         left = [0.0 if one == index else cost for one, cost in enumerate(relative_cost)]
-        return _cheapest_best_one(self._values_one(p_correct, spread, left, lam), left)
+        values = self._values_one(p_correct, spread, left, lam)
+        lead = values[self.reference_index] - values[index]
+        # Ties go to the cheaper, and the draft costs nothing more.
+        return self.reference_index if lead > _TIE else index
 
     def stops_one(
         self,

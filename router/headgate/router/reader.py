@@ -29,7 +29,7 @@ class ReaderContents:
     what the query alone had said: M logits, and the logarithm of the draft's expected tokens.
     """
 
-    draft_model: str
+    model: str
     graph: bytes
     calibrators: tuple[Calibrator, ...]
     """In the order of the policy's models."""

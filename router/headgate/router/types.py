@@ -220,13 +220,13 @@ class Decision:
     prior: Prior | None = None
     """Where the model's answer is a draft, to be accepted or not; None where its answer is delivered as it
     is."""
-    draft_model: str = ""
+    drafted_by: str = ""
     """The model whose draft was read before this was decided; empty where none was."""
 
     @property
     def escalated(self) -> bool:
         """Whether a draft was not accepted."""
-        return self.draft_model not in ("", self.model)
+        return self.drafted_by not in ("", self.model)
 
     @property
     def expected_cost_nanousd(self) -> int:

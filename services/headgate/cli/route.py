@@ -23,6 +23,10 @@ from headgate.cli.words import as_json, certificate, dollars
 from headgate.client import Decision
 from headgate.client.types import Options
 
+_UNREAD = (
+    "The certificate covers answers whose draft was read; here none is written. Ask to see what comes of it."
+)
+
 
 def route(
     context: typer.Context,
@@ -64,7 +68,8 @@ def route(
 def _explain(decision: Decision, console: Console) -> None:
     console.print(_table(decision))
     console.print(decision.explanation, highlight=False, markup=False)
-    console.print(certificate(decision.certificate), highlight=False, markup=False)
+    unread = decision.reason == "policy" and decision.certificate is None
+    console.print(_UNREAD if unread else certificate(decision.certificate), highlight=False, markup=False)
 
 
 def _table(decision: Decision) -> Table:

@@ -65,7 +65,7 @@ def summary(decision: Decision) -> str:
     elif chosen is not None and chosen.p_correct is not None:
         parts.append(f"p_correct {chosen.p_correct:.2f} ± {chosen.spread or 0:.2f}")
     if decision.escalated:
-        parts.append(f"after a draft of {decision.draft_model}")
+        parts.append(f"after a draft of {decision.drafted_by}")
     parts.append(dollars(decision.cost_nanousd))
     if decision.cache_status == "hit":
         parts.append("from the cache")

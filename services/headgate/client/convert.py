@@ -121,7 +121,7 @@ def from_decision(decision: types_pb2.Decision) -> Decision:
         out_of_distribution=decision.out_of_distribution
         if decision.HasField("out_of_distribution")
         else None,
-        draft_model=decision.draft_model,
+        drafted_by=decision.drafted_by,
     )
 
 

@@ -75,9 +75,9 @@ class ModelEstimate:
     spread: float | None
     """Epistemic standard deviation of `p_correct`."""
     excluded_because: str
+    """Empty when the model could be chosen."""
     p_correct_after_draft: float | None = None
     """As `p_correct`, once a draft was read; None when none was."""
-    """Empty when the model could be chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +151,13 @@ class Decision:
     overhead_s: float
     """Time in the gateway itself."""
     out_of_distribution: float | None
-    draft_model: str = ""
+    drafted_by: str = ""
     """The model whose draft was read first; empty where none was."""
 
     @property
     def escalated(self) -> bool:
         """Whether a draft was not accepted."""
-        return self.draft_model not in ("", self.model)
+        return self.drafted_by not in ("", self.model)
 
 
 @dataclass(frozen=True, slots=True)

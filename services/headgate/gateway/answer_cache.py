@@ -5,8 +5,9 @@
    excuse, not an answer), not a fallback's (its model is not the one in the key). Other degradations do not
    touch the text.
 3. The key digests everything an answer depends on: tenant, every sampling field, every message, the model
-   that answers, its version, policy and bundle. They are known only after the decision, which is pure and
-   takes a fraction of a millisecond: hence the brain decides first, then the cache is asked, the worker last.
+   that answers, its version, policy and bundle, and λ where a draft is to be read. They are known only after
+   the decision, which is pure and takes a fraction of a millisecond: hence the brain decides first, then the
+   cache is asked, the worker last.
 4. A value carries its key's digest and is thrown away when read under another key.
 5. Whatever goes wrong here costs the caller 25 ms at most, never the answer.
 """
@@ -31,7 +32,7 @@ JITTER: Final = 0.1
 MOST_PENDING: Final = 64
 """Writes under way; further ones are skipped."""
 _DIGEST_BYTES: Final = 32
-_FORMAT: Final = b"headgate answer 1"
+_FORMAT: Final = b"headgate answer 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def key(tenant: str, query: types_pb2.Query, decision: Decision, model_version: 
         model_version.encode(),
         decision.policy_version.encode(),
         decision.bundle_version.encode(),
+        _read_under(decision),
         query.sampling.SerializeToString(deterministic=True),
         *(message.SerializeToString(deterministic=True) for message in query.messages),
     ]
@@ -62,6 +64,11 @@ def key(tenant: str, query: types_pb2.Query, decision: Decision, model_version: 
         hashed.update(len(part).to_bytes(8, "big"))
         hashed.update(part)
     return Key(tenant, hashed.digest())
+
+
+def _read_under(decision: Decision) -> bytes:
+    """Whether a draft is accepted hangs on λ as well; who answers without one is in the key already."""
+    return repr(decision.lam).encode() if decision.prior is not None else b""
 
 
 def repeatable(query: types_pb2.Query) -> bool:
@@ -137,8 +144,8 @@ def _seal(at: Key, answer: router_pb2.GenerateResponse) -> bytes:
     kept = router_pb2.GenerateResponse(
         message=answer.message, finish_reason=answer.finish_reason, usage=answer.usage
     )
-    if answer.decision.draft_model:
-        for name in ("model", "draft_model", "explanation"):
+    if answer.decision.drafted_by:
+        for name in ("model", "drafted_by", "explanation"):
             setattr(kept.decision, name, getattr(answer.decision, name))
         kept.decision.estimates.extend(answer.decision.estimates)
     return at.digest + kept.SerializeToString()

@@ -50,6 +50,7 @@ from headgate.router.cascade import (
     GiveUp,
     Received,
     Stopped,
+    Unread,
 )
 from headgate.router.cost import call_cost, estimate_tokens
 from headgate.router.errors import ContextError, ObjectiveError, RouterError
@@ -172,7 +173,11 @@ class Conductor:
         journey = _journey(arrival, query)
         # This call's own deadline is not that of the answer, which somebody may ask for later.
         _, command = await self._decide(journey, math.inf)
-        return self._decision(journey, command.model)
+        wire = self._decision(journey, command.model)
+        if command.draft:
+            # The certificate speaks of answers whose draft was read, and here nobody reads one.
+            wire.ClearField("certificate")
+        return wire
 
     async def answer(
         self, arrival: Arrival, query: types_pb2.Query, deliver: Deliver | None = None
@@ -266,7 +271,7 @@ class Conductor:
                 raise
             _LOG.exception("the brain failed over a draft", request_id=journey.request_id)
             journey.degraded.add(types_pb2.DEGRADATION_BRAIN)
-            return cascade.feed(Stopped(event.model, event.draft))
+            return cascade.feed(Unread(event.model, event.draft))
 
     def _pool(self, journey: Journey) -> Pool:
         """The pool for this query. Says no to a pin that the tenant may not use or the pool does not have."""
@@ -317,9 +322,10 @@ class Conductor:
     async def _replay(
         self, journey: Journey, kept: router_pb2.GenerateResponse, model: str
     ) -> router_pb2.GenerateResponse:
-        if journey.decision is not None and kept.decision.draft_model:
+        if journey.decision is not None and kept.decision.drafted_by:
             model = kept.decision.model
             journey.decision = convert.read_again(journey.decision, kept.decision)
+            await self._tell_switch(journey, model, escalation=True)
         journey.finish_reason = kept.finish_reason
         journey.usage = kept.usage
         await self._keep_session(journey, model)
@@ -344,10 +350,14 @@ class Conductor:
             await self._switch(journey, command)
         journey.text.clear()
         journey.logprobs.clear()
+        journey.finish_reason, journey.usage = types_pb2.FINISH_REASON_UNSPECIFIED, types_pb2.Usage()
         journey.holding = command.draft
         try:
             await self._call(journey, worker, cascade)
         except _StoppedError as stopped:
+            # The worker did nothing wrong.
+            worker.breaker.succeeded()
+            worker.retries.earn()
             self._metrics.stopped_drafts.labels(worker.name).inc()
             return Stopped(worker.name, stopped.draft)
         except ServiceError as failure:
@@ -359,17 +369,20 @@ class Conductor:
 
     async def _switch(self, journey: Journey, command: CallModel) -> None:
         """Another model goes on, because of a failure or of uncertainty."""
-        left, journey.model = journey.model, command.model
+        left = journey.model
         if command.escalation:
             self._metrics.escalations.labels(left, command.model).inc()
             self._metrics.wasted_draft_tokens.labels(left).inc(journey.usage.completion_tokens)
         else:
             journey.degraded.add(types_pb2.DEGRADATION_WORKER)
             self._metrics.fallbacks.labels(command.model).inc()
-        if journey.deliver is not None:
-            switched = router_pb2.ModelSwitched(
-                from_model=left, to_model=command.model, escalation=command.escalation
-            )
+        await self._tell_switch(journey, command.model, command.escalation)
+
+    async def _tell_switch(self, journey: Journey, model: str, escalation: bool) -> None:
+        """Tells the caller that another model answers, if it is another than it takes to be answering."""
+        left, journey.model = journey.model, model
+        if journey.deliver is not None and left != model:
+            switched = router_pb2.ModelSwitched(from_model=left, to_model=model, escalation=escalation)
             await journey.deliver(Event(model_switched=switched))
 
     async def _deliver_draft(self, journey: Journey, answer: Answer) -> None:
@@ -381,7 +394,8 @@ class Conductor:
             journey.degraded.add(types_pb2.DEGRADATION_WORKER)
             self._metrics.fallbacks.labels(answer.model).inc()
         journey.holding = False
-        journey.finish_reason, journey.usage, journey.model = held.finish_reason, held.usage, answer.model
+        journey.finish_reason, journey.usage = held.finish_reason, held.usage
+        await self._tell_switch(journey, answer.model, escalation=False)
         journey.text.clear()
         await self._deliver(journey, "".join(held.text))
 
@@ -460,7 +474,8 @@ class Conductor:
             usage = journey.usage
         else:
             usage = _estimated(journey) if journey.text else types_pb2.Usage(estimated=True)
-        _tell_pace(worker, code, seconds, usage.completion_tokens)
+        if not (journey.holding and code is grpc.StatusCode.CANCELLED):
+            _tell_pace(worker, code, seconds, usage.completion_tokens)
         price = worker.model.price if worker.model else None
         cost = call_cost(price, usage.prompt_tokens, usage.completion_tokens) if price else 0
         attempt = types_pb2.Attempt(model=worker.name, code=code.value[0], usage=usage, cost_nanousd=cost)
@@ -535,7 +550,7 @@ class Conductor:
 
 def _wasted(journey: Journey, answering: str) -> int:
     """What a draft cost that was not accepted."""
-    drafting = journey.decision.draft_model if journey.decision else ""
+    drafting = journey.decision.drafted_by if journey.decision else ""
     if drafting in ("", answering):
         return 0
     return sum(attempt.cost_nanousd for attempt in journey.attempts if attempt.model == drafting)
@@ -569,12 +584,20 @@ class _Watch:
             tokens=self._written,
             logprobs=tuple(journey.logprobs),
         )
-        if self._cascade.stops(draft):
+        if self._stops(draft):
             usage = _estimated(journey)
             journey.usage = types_pb2.Usage(
                 prompt_tokens=usage.prompt_tokens, completion_tokens=self._written, estimated=True
             )
             raise _StoppedError(draft)
+
+    def _stops(self, draft: Draft) -> bool:
+        """A brain that fails over a beginning lets the draft come to its end."""
+        try:
+            return self._cascade.stops(draft)
+        except Exception:
+            _LOG.exception("the brain failed over a draft", request_id=self._journey.request_id)
+            return False
 
 
 class _CutError(Exception):

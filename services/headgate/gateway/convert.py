@@ -7,12 +7,9 @@ from typing import Final
 
 from google.protobuf import timestamp_pb2
 
-from headgate.router import cost
+from headgate.router import cost, features
 from headgate.router.types import Certificate, Decision, ModelEstimate, Objective, Query, Reason
 from headgate.v1 import types_pb2
-
-READ_BYTES: Final = 4096
-"""What the brain reads from each end of a long turn."""
 
 _REASONS: Final = {reason: types_pb2.Reason.Value(f"REASON_{reason.name}") for reason in Reason}
 
@@ -37,7 +34,7 @@ def query(
     system = [text(message) for message in earlier if message.role == types_pb2.ROLE_SYSTEM]
     history = [text(message) for message in earlier if message.role != types_pb2.ROLE_SYSTEM]
     return Query(
-        text=_ends(asked),
+        text=features.ends(asked),
         objective=wanted,
         system_bytes=sum(map(_bytes, system)),
         history_turns=len(history),
@@ -74,7 +71,7 @@ def decision(of: Decision, request_id: str, answering: str) -> types_pb2.Decisio
         # A fallback's answer is not the policy's choice, and the certificate speaks of nothing else.
         certificate=certificate(of.certificate) if of.certificate and answering == of.model else None,
         out_of_distribution=of.out_of_distribution,
-        draft_model=of.draft_model,
+        drafted_by=of.drafted_by,
     )
     setattr(wire, "lambda", of.lam)  # Python's keyword is the field's name.
     return wire
@@ -91,7 +88,7 @@ def read_again(of: Decision, kept: types_pb2.Decision) -> Decision:
     return replace(
         of,
         model=kept.model,
-        draft_model=kept.draft_model,
+        drafted_by=kept.drafted_by,
         explanation=kept.explanation,
         estimates=estimates,
         prior=None,
@@ -128,13 +125,6 @@ def _estimate(of: ModelEstimate) -> types_pb2.ModelEstimate:
 
 def _bytes(turn: str) -> int:
     return len(turn.encode())
-
-
-def _ends(turn: str) -> str:
-    raw = turn.encode()
-    if len(raw) <= 2 * READ_BYTES:
-        return turn
-    return raw[:READ_BYTES].decode("utf-8", "ignore") + raw[-READ_BYTES:].decode("utf-8", "ignore")
 
 
 def _instant(seconds: float) -> timestamp_pb2.Timestamp:

@@ -98,7 +98,7 @@ def _decided(decision: types_pb2.Decision) -> Record:
     ]
     return {
         "reason": types_pb2.Reason.Name(decision.reason),
-        "draft_model": decision.draft_model,
+        "drafted_by": decision.drafted_by,
         "lambda": repr(getattr(decision, "lambda")),
         "estimates": json.dumps(estimates),
         "bundle_version": decision.bundle_version,

@@ -13,7 +13,7 @@ from headgate.adapters.memory import MemoryStore
 from headgate.adapters.ports import SideRoomError
 from headgate.gateway import answer_cache
 from headgate.gateway.answer_cache import AnswerCache
-from headgate.router.types import Decision, Reason
+from headgate.router.types import Decision, Prior, Reason
 from headgate.v1 import router_pb2, types_pb2
 
 DECISION = Decision("small", Reason.POLICY, "why", (), bundle_version="b1", policy_version="p1")
@@ -70,6 +70,14 @@ def key_of(
     query: types_pb2.Query, tenant: str = "acme", decision: Decision = DECISION, version: str = "v1"
 ) -> str:
     return str(answer_cache.key(tenant, query, decision, version))
+
+
+def test_a_draft_read_under_another_lambda_is_another_answer() -> None:
+    query, prior = types_pb2.Query(), Prior((0.0, 0.0), (0.1, 1.0), 5.0)
+    loose, strict = (replace(DECISION, lam=lam, prior=prior) for lam in (1.0, 0.01))
+    assert key_of(query, decision=loose) != key_of(query, decision=strict)
+    unread = [key_of(query, decision=replace(DECISION, lam=lam)) for lam in (1.0, 0.01)]
+    assert len({key_of(query, decision=loose), *unread}) == 2
 
 
 def test_every_field_of_sampling_is_among_the_changes() -> None:

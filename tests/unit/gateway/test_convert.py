@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headgate.gateway import convert
+from headgate.router import features
 from headgate.router.types import Certificate, Decision, ModelEstimate, Objective, Reason
 from headgate.v1 import types_pb2
 
@@ -40,7 +41,7 @@ def test_the_brain_reads_the_last_turn_and_counts_of_the_rest() -> None:
 def test_a_long_turn_is_read_from_both_ends(text: str) -> None:
     wire = types_pb2.Query(messages=[turn(types_pb2.ROLE_USER, text)])
     read = convert.query(wire, OBJECTIVE, None, "", 60.0).text
-    assert len(read.encode()) <= 2 * convert.READ_BYTES
+    assert len(read.encode()) <= 2 * features.READ_BYTES
     assert text.startswith(read[:1000])
     assert text.endswith(read[-1000:] if read else "")
 

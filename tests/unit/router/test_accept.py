@@ -9,7 +9,7 @@ from headgate.router import accept
 from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide
-from headgate.router.types import Decision, Draft, Pool, Query, Reason
+from headgate.router.types import Certificate, Decision, Draft, Pace, Pool, Query, Reason
 
 Ask, Reading = Callable[..., Query], Callable[..., Bundle]
 NOW = 0.0
@@ -28,7 +28,7 @@ def test_a_draft_is_accepted_where_it_looks_right(reading: Reading, pool: Pool, 
     assert (before.model, before.reason) == ("small", Reason.POLICY)
     assert "worth a look" in before.explanation
     after = accept.read(bundle, query.text, before, GOOD)
-    assert (after.model, after.draft_model, after.escalated, after.prior) == ("small", "small", False, None)
+    assert (after.model, after.drafted_by, after.escalated, after.prior) == ("small", "small", False, None)
     assert after.estimates[0].p_after_draft == pytest.approx(0.982, abs=0.001)
     assert after.certificate is before.certificate
 
@@ -36,7 +36,7 @@ def test_a_draft_is_accepted_where_it_looks_right(reading: Reading, pool: Pool, 
 def test_a_doubtful_draft_goes_on_to_the_reference(reading: Reading, pool: Pool, ask: Ask) -> None:
     bundle, query = reading(), ask()
     after = accept.read(bundle, query.text, decided(bundle, query, pool), BAD)
-    assert (after.model, after.draft_model, after.escalated) == ("large", "small", True)
+    assert (after.model, after.drafted_by, after.escalated) == ("large", "small", True)
     assert after.explanation == (
         "The draft of small looks right with p = 0.02, large is expected to be with p = 0.88 and answers."
     )
@@ -110,3 +110,39 @@ def test_without_a_reader_of_beginnings_no_draft_is_stopped(reading: Reading, po
     whole = reading().contents
     bundle = bundles.load(bundles.dump(replace(whole, readers=whole.readers[:1])))
     assert not accept.stops(bundle, "", decided(bundle, ask(), pool), replace(BAD, tokens=4))
+
+
+def test_a_reader_sees_no_log_probabilities_that_it_was_not_trained_on(
+    reading: Reading, pool: Pool, ask: Ask
+) -> None:
+    bundle, query = reading(), ask()
+    decision = decided(bundle, query, pool)
+    told, plain = (
+        accept.read(bundle, query.text, decision, replace(GOOD, logprobs=logprobs))
+        for logprobs in ((-9.0,) * 400, ())
+    )
+    assert told == plain
+
+
+def test_a_draft_that_was_cut_is_not_accepted(reading: Reading, pool: Pool, ask: Ask) -> None:
+    bundle, query = reading(), ask()
+    after = accept.read(bundle, query.text, decided(bundle, query, pool), replace(GOOD, finished=False))
+    assert after.escalated
+    assert "was cut" in after.explanation
+
+
+def test_under_a_certificate_of_net_quality_no_draft_is_stopped(
+    reading: Reading, make_certificate: Callable[..., Certificate], pool: Pool, ask: Ask
+) -> None:
+    bundle, query = reading(certificates=(make_certificate(loss="net"),)), ask()
+    assert not accept.stops(bundle, query.text, decided(bundle, query, pool), replace(BAD, tokens=4))
+
+
+def test_where_draft_and_escalation_together_miss_the_deadline_the_reference_answers(
+    reading: Reading, pool: Pool, ask: Ask
+) -> None:
+    slow = replace(pool, models=tuple(replace(one, pace=Pace(2.0, 9.0)) for one in pool.models))
+    hurried, patient = (decide(reading(), ask(seconds_left=left), slow, now=NOW) for left in (3.9, 4.0))
+    assert (hurried.model, hurried.reason, hurried.prior) == ("large", Reason.POLICY, None)
+    assert hurried.certificate is not None
+    assert (patient.model, patient.prior is None) == ("small", False)

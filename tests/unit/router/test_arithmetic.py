@@ -58,7 +58,19 @@ def test_any_text_is_fine(text: str) -> None:
     assert min(hold, fail) >= 0
 
 
-@pytest.mark.parametrize("text", ["1" * 16_000, "(" * 16_000 + "=1", "1 +" * 5_000 + " = 1", "1=" * 8_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1" * 16_000,
+        "(" * 16_000 + "=1",
+        "1 +" * 5_000 + " = 1",
+        "1=" * 8_000,
+        "1+1=" + "9" * 16_000 + "+",
+        "1+" * 38 + "1=" + "9" * 16_000 + "*",
+        "1+1=1." + "9" * 16_000 + "(",
+        "1,000" * 3_000,
+    ],
+)
 def test_a_hostile_text_takes_no_longer_than_a_long_one(text: str) -> None:
     began = time.perf_counter()
     equations(text)

@@ -122,7 +122,7 @@ def test_a_bundle_that_reads_drafts_comes_back_as_it_was(reading: Callable[..., 
     made = reading(logprobs=True)
     again = bundles.load(bundles.dump(made.contents))
     assert again.version == made.version
-    told = [(one.draft_model, one.logprobs, one.left) for one in again.contents.readers]
+    told = [(one.model, one.logprobs, one.left) for one in again.contents.readers]
     assert told == [("small", True, None), ("small", True, 0.3)]
     assert again.policy.resolution == (0.5, 0.0)
     assert list(again.readers) == list(again.early_readers) == ["small"]
@@ -137,8 +137,8 @@ def test_without_readers_the_format_is_one_that_older_releases_read(bundle: Bund
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"draft_model": "large"}, "draft for none"),
-        ({"draft_model": "huge"}, "draft for none"),
+        ({"model": "large"}, "draft for none"),
+        ({"model": "huge"}, "draft for none"),
         ({"calibrators": ()}, "does not fit its policy"),
     ],
 )

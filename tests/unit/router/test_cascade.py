@@ -19,6 +19,7 @@ from headgate.router.cascade import (
     GiveUp,
     Received,
     Stopped,
+    Unread,
 )
 from headgate.router.decide import decide
 from headgate.router.types import Draft, Model, Pool, Price, Query, Reason
@@ -53,7 +54,7 @@ def drafting(reading: Callable[..., Bundle], pool: Pool, ask: Ask) -> Cascade:
 def test_a_good_draft_is_the_answer(drafting: Cascade) -> None:
     answer = drafting.feed(Finished("small", GOOD))
     assert isinstance(answer, Answer)
-    assert (answer.model, answer.draft, answer.decision.draft_model) == ("small", True, "small")
+    assert (answer.model, answer.draft, answer.decision.drafted_by) == ("small", True, "small")
     assert not answer.decision.escalated
 
 
@@ -87,11 +88,26 @@ def test_a_draft_that_is_stopped_is_escalated_and_not_in_hand(drafting: Cascade)
     assert not drafting.stops(replace(GOOD, finished=False, tokens=4))
     call = called(drafting.feed(Stopped("small", begun)))
     assert (call.model, call.escalation, call.repeats) == ("large", True, False)
-    assert call.decision.draft_model == "small"
+    assert call.decision.drafted_by == "small"
     fail(drafting, "large", again=False)
     answer = drafting.feed(Finished("small"))
     assert isinstance(answer, Answer)
     assert (answer.model, answer.draft) == ("small", False), "written again, as a fallback"
+
+
+def test_after_a_stopped_draft_the_last_call_is_the_fallback_s(drafting: Cascade) -> None:
+    drafting.feed(Stopped("small", replace(BAD, finished=False, tokens=4)))
+    call = called(fail(drafting, "large"))
+    assert (call.model, call.attempt, call.fallback, call.draft) == ("small", 3, True, False)
+
+
+def test_a_draft_that_could_not_be_read_is_escalated_and_in_hand(drafting: Cascade) -> None:
+    call = called(drafting.feed(Unread("small", GOOD)))
+    assert (call.model, call.escalation) == ("large", True)
+    assert "could not be read" in call.decision.explanation
+    answer = fail(drafting, "large", retryable=False)
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.draft) == ("small", True)
 
 
 def test_an_escalation_that_breaks_after_text_was_delivered_ends_with_an_error(drafting: Cascade) -> None:

@@ -216,3 +216,12 @@ def test_a_draft_is_stopped_where_its_end_cannot_win_what_it_costs(
 def test_any_draft_can_be_asked_about(p: np.ndarray, lam: float, left: float, unwritten: float) -> None:
     for row in p.tolist():
         looking(0.5, 0.0, 0.0).stops_one(0, row, (0, 0, 0), (0.1, 0.3, 1.0), lam, left, unwritten)
+
+
+@given(probabilities, spreads, costs, st.sampled_from(GRID))
+def test_a_doubtful_draft_goes_on_to_the_reference_and_to_nobody_else(
+    p: np.ndarray, spread: np.ndarray, cost: np.ndarray, lam: float
+) -> None:
+    """Who else may answer nobody has looked at: allowed, capable, with room and time."""
+    taken = looking(0.5, 0.5, 0.0).accept(0, p, spread, cost, lam)
+    assert set(taken.tolist()) <= {0, 2}

@@ -76,11 +76,11 @@ def readings(bundle: Bundle, outcomes: Outcomes, expected: Estimates) -> Reading
     recorded."""
     found = {}
     for name, reader in bundle.readers.items():
-        index, seen = bundle.position[name], drafts.seen(outcomes, name)
+        index, seen = bundle.position[name], drafts.seen(outcomes, name, reader.contents.logprobs)
         if reader.contents.logprobs and not drafts.have_logprobs(outcomes, name):
             raise DataError(
-                f"the bundle reads drafts of {name!r} by their log-probabilities, and some of these have none: "
-                "bring drafts with them, or train without"
+                f"the bundle reads drafts of {name!r} by their log-probabilities, and some of these have "
+                "none: bring drafts with them, or train without"
             )
         parts = [
             reader.read(seen[rows], expected.logits[rows], expected.completion_tokens[rows, index])

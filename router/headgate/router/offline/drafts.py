@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from headgate.router import evidence
+from headgate.router import evidence, features
 from headgate.router.cost import estimate_tokens
 from headgate.router.evidence import Evidence
 from headgate.router.offline.datasets import DataError, Outcomes, Rows, table, unknown
@@ -83,11 +83,20 @@ def _logprobs(file: Rows, line: int, cell: str) -> tuple[float, ...]:
     return tuple(map(float, found))
 
 
-def seen(outcomes: Outcomes, model: str) -> list[Evidence]:
-    """The evidence of every draft of the model; DataError if the table has none."""
+def seen(outcomes: Outcomes, model: str, logprobs: bool) -> list[Evidence]:
+    """The evidence of every draft of the model, of its log-probabilities too if `logprobs`.
+
+    DataError if the table has no drafts of it.
+    """
     if model not in outcomes.drafts:
         raise DataError(f"the bundle looks at drafts of {model!r}, and the table has none: add {FILE}")
-    return [_seen(text, draft) for text, draft in zip(outcomes.texts, outcomes.drafts[model], strict=True)]
+    pairs = zip(outcomes.texts, outcomes.drafts[model], strict=True)
+    return [_seen(features.ends(text), draft if logprobs else silent(draft)) for text, draft in pairs]
+
+
+def silent(draft: Draft) -> Draft:
+    """The draft without log-probabilities: a reader that was not trained on them must not see them."""
+    return replace(draft, logprobs=())
 
 
 @lru_cache(maxsize=1 << 15)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from headgate.router import calibrate, evidence
+from headgate.router import calibrate
 from headgate.router.bundle import Estimates
 from headgate.router.evidence import Evidence
 from headgate.router.model import Heads, UncertaintyModel
@@ -58,15 +58,15 @@ def learn(
     for name in (one for one in outcomes.models if one in outcomes.drafts and one != reference):
         progress(f"learning from drafts of {name}")
         index, logprobs = outcomes.models.index(name), drafts.have_logprobs(outcomes, name)
-        stack = _Stack(outcomes, drafts.seen(outcomes, name), expected, index, recipe)
+        stack = _Stack(outcomes, drafts.seen(outcomes, name, logprobs), expected, index, recipe)
         lines, whole = stack.told(folds, calibrator)
         found.append(stack.contents(name, lines, logprobs, None))
         gap = (outcomes.models.index(reference), index)
         readings[index], resolution[index] = whole, _told_more(expected.p_correct, whole.p_correct, *gap)
-        begun = replace(stack, seen=_begun(outcomes, name, recipe.seed))
-        lines, early = begun.told(folds, calibrator)
+        beginning = replace(stack, seen=_begun(outcomes, name, logprobs, recipe.seed))
+        lines, early = beginning.told(folds, calibrator)
         left = _told_more(early.p_correct, whole.p_correct, *gap)
-        found.append(begun.contents(name, lines, logprobs, left))
+        found.append(beginning.contents(name, lines, logprobs, left))
     return Learnt(tuple(found), readings, tuple(resolution) if readings else ())
 
 
@@ -78,11 +78,11 @@ def _told_more(before: _Array, after: _Array, reference: int, index: int) -> flo
     return min(1.0, float(change.std()) / math.sqrt(max(unit, _LEAST_UNIT)))
 
 
-def _begun(outcomes: Outcomes, name: str, seed: int) -> list[Evidence]:
+def _begun(outcomes: Outcomes, name: str, logprobs: bool, seed: int) -> list[Evidence]:
     """Of every draft a beginning, whose length is drawn."""
     parts = np.random.default_rng(seed).uniform(*_CUTS, len(outcomes))
-    pairs = zip(outcomes.texts, outcomes.drafts[name], parts.tolist(), strict=True)
-    return [evidence.extract(text, begun(draft, part)) for text, draft, part in pairs]
+    beginnings = [begun(*one) for one in zip(outcomes.drafts[name], parts.tolist(), strict=True)]
+    return drafts.seen(replace(outcomes, drafts={name: tuple(beginnings)}), name, logprobs)
 
 
 def begun(draft: Draft, part: float) -> Draft:

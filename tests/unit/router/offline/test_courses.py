@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from headgate.router.bundle import Bundle
+from headgate.router.cascade import CallModel, Cascade, Finished, Received
 from headgate.router.offline import build, certify, courses, curve, datasets
 from headgate.router.offline.build import Plan
 from headgate.router.offline.certify import Statement
 from headgate.router.offline.datasets import DataError, Outcomes
 from headgate.router.reader import Reading
-from headgate.router.types import Draft
+from headgate.router.types import Certificate, Draft, Model, Objective, Pool, Query
+from tests.planted import PRICES
 
 SMALL, BIG = "tiny", "big"
 
@@ -60,7 +62,7 @@ def test_one_draft_is_told_what_the_batch_says(cascade: Bundle, other: Outcomes)
     some = other.take(np.arange(20))
     expected, reader = build.estimates(cascade, some), cascade.readers[SMALL]
     many = courses.readings(cascade, some, expected)[0]
-    for row, seen in enumerate(courses.drafts.seen(some, SMALL)):
+    for row, seen in enumerate(courses.drafts.seen(some, SMALL, logprobs=False)):
         tokens = float(expected.completion_tokens[row, 0])
         p, spread = reader.read_one(seen, expected.logits[row].tolist(), tokens)
         assert list(p) == pytest.approx(many.p_correct[row].tolist(), abs=1e-5)
@@ -132,3 +134,40 @@ def test_a_reader_of_log_probabilities_refuses_drafts_without(
 def test_readings_join_in_order() -> None:
     one, two = (Reading(np.full((1, 2), x), np.full((1, 2), x)) for x in (1.0, 2.0))
     assert Reading.joined([one, two]).p_correct[:, 0].tolist() == [1.0, 2.0]
+
+
+def test_what_is_served_is_what_was_certified(cascade: Bundle, other: Outcomes) -> None:
+    """Recorded drafts through the real state machine, beside the courses that certificates are made of."""
+    some = other.take(np.arange(300))
+    certificate = Certificate(
+        "c", "regret", 0.1, 0.95, cascade.policy.grid[400], 1, "", 0.0, BIG, models=(SMALL, BIG)
+    )
+    served = build.loaded(replace(cascade.contents, certificates=(certificate,)))
+    pool = Pool(tuple(Model(name, PRICES[name].price) for name in (SMALL, BIG)), BIG)
+    expected = build.estimates(served, some)
+    answered, drafted = courses.one_course(
+        served.policy, expected, courses.readings(served, some, expected), certificate.lam
+    )
+    covered = certify.covered(served.policy, expected)
+    ways = [
+        _course(served, pool, text, draft) for text, draft in zip(some.texts, some.drafts[SMALL], strict=True)
+    ]
+    told = [
+        (served.models[a], SMALL if d >= 0 else "") if inside else (BIG, "")
+        for a, d, inside in zip(answered.tolist(), drafted.tolist(), covered.tolist(), strict=True)
+    ]
+    assert ways == told
+    assert {model for model, _ in ways} == {SMALL, BIG}
+    assert any(wasted for _, wasted in ways)
+
+
+def _course(bundle: Bundle, pool: Pool, text: str, draft: Draft) -> tuple[str, str]:
+    """Who answers, and whose draft was not accepted."""
+    cascade = Cascade(bundle, pool, now=0.0)
+    command = cascade.feed(Received(Query(text, Objective(risk_target=0.1))))
+    wasted = ""
+    while isinstance(command, CallModel):
+        if command.escalation:
+            wasted = draft.model
+        command = cascade.feed(Finished(command.model, draft if command.draft else None))
+    return command.model, wasted

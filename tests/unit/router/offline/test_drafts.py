@@ -69,4 +69,4 @@ def test_a_folder_without_responses_is_told_what_it_needs(tmp_path: Path) -> Non
 
 def test_a_table_without_drafts_of_a_model_has_no_evidence_of_it() -> None:
     with pytest.raises(DataError, match="add responses"):
-        drafts.seen(TABLE, "small")
+        drafts.seen(TABLE, "small", logprobs=False)
