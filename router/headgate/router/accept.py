@@ -25,20 +25,18 @@ def read(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> Dec
     prior = decision.prior
     assert prior is not None  # noqa: S101  (only drafts come here)
     reader, index = bundle.readers[draft.model], bundle.position[draft.model]
-    read_already = replace(decision, prior=None, drafted_by=draft.model)
     try:
         why = _unreadable(reader, draft)
         p_correct, spread = _told_by(reader, question, draft, prior)
     except EstimateError as error:
         why = f"cannot be read: {error}"
     if why:
-        safe = bundle.policy.reference
-        return replace(
-            read_already, model=safe, explanation=f"The draft of {draft.model} {why}, so {safe} answers."
-        )
+        return left_to_the_reference(bundle, decision, draft, why)
     best = bundle.policy.accept_one(index, p_correct, spread, prior.relative_cost, decision.lam)
     return replace(
-        read_already,
+        decision,
+        prior=None,
+        drafted_by=draft.model,
         model=bundle.models[best],
         explanation=_why(bundle, draft.model, index, best, p_correct),
         estimates=tuple(_told(bundle, one, p_correct) for one in decision.estimates),
@@ -65,19 +63,11 @@ def stops(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> bo
     )
 
 
-def unread(bundle: Bundle, decision: Decision, draft: Draft) -> Decision:
-    """The final decision where reading `draft` failed: the reference answers."""
+def left_to_the_reference(bundle: Bundle, decision: Decision, draft: Draft, why: str) -> Decision:
+    """The final decision where `draft` is not accepted whatever it shows; `why` ends "The draft of … "."""
     safe = bundle.policy.reference
-    why = f"The draft of {draft.model} could not be read, so {safe} answers."
-    return replace(decision, prior=None, drafted_by=draft.model, model=safe, explanation=why)
-
-
-def stopped(bundle: Bundle, decision: Decision, draft: Draft) -> Decision:
-    """The final decision where `draft` was stopped: the reference answers."""
-    safe = bundle.policy.reference
-    written = f"The draft of {draft.model} was stopped after {draft.tokens} tokens"
-    why = f"{written} as too doubtful, so {safe} answers."
-    return replace(decision, prior=None, drafted_by=draft.model, model=safe, explanation=why)
+    said = f"The draft of {draft.model} {why}, so {safe} answers."
+    return replace(decision, prior=None, drafted_by=draft.model, model=safe, explanation=said)
 
 
 def _unreadable(reader: Reader, draft: Draft) -> str:

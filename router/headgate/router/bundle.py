@@ -128,18 +128,17 @@ class Bundle:
         self.position = {name: index for index, name in enumerate(self.models)}
         """Where each model stands in `models`."""
         self._model = _checked_model(contents.graph, contents.golden, len(self.models))
-        self.readers = {
-            one.model: Reader(one, _checked_model(one.graph, one.golden, len(self.models)))
-            for one in contents.readers
-            if one.left is None
-        }
+        self.readers = self._readers(early=False)
         """Of the models whose drafts the policy looks at."""
-        self.early_readers = {
-            one.model: Reader(one, _checked_model(one.graph, one.golden, len(self.models)))
-            for one in contents.readers
-            if one.left is not None
-        }
+        self.early_readers = self._readers(early=True)
         """Of drafts that are still being written."""
+
+    def _readers(self, early: bool) -> dict[str, Reader]:
+        return {
+            one.model: Reader(one, _checked_model(one.graph, one.golden, len(self.models)))
+            for one in self.contents.readers
+            if (one.left is not None) is early
+        }
 
     @cached_property
     def policy_version(self) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headgate.router.accept import read, stopped, stops, unread
+from headgate.router.accept import left_to_the_reference, read, stops
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide, exclusions
 from headgate.router.types import Decision, Draft, Pool, Query, Reason
@@ -167,18 +167,21 @@ class Cascade:
         return stops(self._bundle, self._query.text, call.decision, draft)
 
     def _after_stop(self, call: CallModel, draft: Draft) -> Command:
-        if not call.draft or self._bundle is None:
-            raise ValueError(f"the call of {call.model!r} was for no draft")
-        self._tries, self._stopped = 0, True
-        return self._escalate(call, stopped(self._bundle, call.decision, draft))
+        self._stopped = True
+        why = f"was stopped after {draft.tokens} tokens as too doubtful"
+        return self._escalate(call, self._left(call, draft, why))
 
     def _after_unread(self, call: CallModel, draft: Draft) -> Command:
+        self._held = call.model
+        return self._escalate(call, self._left(call, draft, "could not be read"))
+
+    def _left(self, call: CallModel, draft: Draft, why: str) -> Decision:
         if not call.draft or self._bundle is None:
             raise ValueError(f"the call of {call.model!r} was for no draft")
-        self._held, self._tries = call.model, 0
-        return self._escalate(call, unread(self._bundle, call.decision, draft))
+        return left_to_the_reference(self._bundle, call.decision, draft, why)
 
     def _escalate(self, call: CallModel, decision: Decision) -> Command:
+        self._tries = 0
         return self._start(
             CallModel(decision.model, decision, call.attempt + 1, fallback=False, escalation=True)
         )
@@ -191,7 +194,7 @@ class Cascade:
         decision = read(self._bundle, self._query.text, call.decision, draft)
         if not decision.escalated:
             return self._end(Answer(call.model, decision, draft=True))
-        self._held, self._tries = call.model, 0
+        self._held = call.model
         return self._escalate(call, decision)
 
     def _after_failure(self, call: CallModel, failure: Failed) -> Command:

@@ -91,9 +91,9 @@ def test_a_draft_that_shows_a_fault_is_stopped_while_it_is_written(
     begun = replace(BAD, finished=False, tokens=4)
     assert accept.stops(bundle, query.text, decision, begun)
     assert not accept.stops(bundle, query.text, decision, replace(GOOD, finished=False, tokens=4))
-    after = accept.stopped(bundle, decision, begun)
+    after = accept.left_to_the_reference(bundle, decision, begun, "was stopped")
     assert (after.model, after.escalated, after.prior) == ("large", True, None)
-    assert "stopped after 4 tokens" in after.explanation
+    assert after.explanation == "The draft of small was stopped, so large answers."
     assert after.certificate is decision.certificate
 
 

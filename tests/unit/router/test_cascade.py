@@ -89,6 +89,7 @@ def test_a_draft_that_is_stopped_is_escalated_and_not_in_hand(drafting: Cascade)
     call = called(drafting.feed(Stopped("small", begun)))
     assert (call.model, call.escalation, call.repeats) == ("large", True, False)
     assert call.decision.drafted_by == "small"
+    assert "stopped after 4 tokens" in call.decision.explanation
     fail(drafting, "large", again=False)
     answer = drafting.feed(Finished("small"))
     assert isinstance(answer, Answer)
