@@ -4,7 +4,9 @@ isort:skip_file
 The public contract: what backend services call."""
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.rpc.status_pb2
@@ -112,6 +114,9 @@ class StreamGenerateRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     QUERY_FIELD_NUMBER: builtins.int
+    WATCH_FIELD_NUMBER: builtins.int
+    watch: builtins.bool
+    """Shows what is usually kept inside: log-probabilities of tokens, and the text of drafts that were not accepted."""
     @property
     def query(self) -> headgate.v1.types_pb2.Query:
         """Required."""
@@ -120,9 +125,10 @@ class StreamGenerateRequest(google.protobuf.message.Message):
         self,
         *,
         query: headgate.v1.types_pb2.Query | None = ...,
+        watch: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["query", b"query"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["query", b"query"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["query", b"query", "watch", b"watch"]) -> None: ...
 
 Global___StreamGenerateRequest: typing_extensions.TypeAlias = StreamGenerateRequest
 
@@ -185,14 +191,22 @@ class Delta(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
     text: builtins.str
     """Appended to what came before; never empty."""
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Natural logarithms of the probabilities of its tokens, at most 0. Empty unless they were to be watched and the
+        worker tells them.
+        """
+
     def __init__(
         self,
         *,
         text: builtins.str = ...,
+        logprobs: collections.abc.Iterable[builtins.float] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["logprobs", b"logprobs", "text", b"text"]) -> None: ...
 
 Global___Delta: typing_extensions.TypeAlias = Delta
 
@@ -205,20 +219,30 @@ class ModelSwitched(google.protobuf.message.Message):
     FROM_MODEL_FIELD_NUMBER: builtins.int
     TO_MODEL_FIELD_NUMBER: builtins.int
     ESCALATION_FIELD_NUMBER: builtins.int
+    EXPLANATION_FIELD_NUMBER: builtins.int
+    DRAFT_FIELD_NUMBER: builtins.int
     from_model: builtins.str
     """The model that was left."""
     to_model: builtins.str
     """The model that goes on."""
     escalation: builtins.bool
     """True for an escalation (uncertainty), false for a fallback (failure)."""
+    explanation: builtins.str
+    """Why, in one sentence for people."""
+    @property
+    def draft(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Delta]:
+        """The draft that was not accepted, as far as it was written. Empty unless it was to be watched."""
+
     def __init__(
         self,
         *,
         from_model: builtins.str = ...,
         to_model: builtins.str = ...,
         escalation: builtins.bool = ...,
+        explanation: builtins.str = ...,
+        draft: collections.abc.Iterable[Global___Delta] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["escalation", b"escalation", "from_model", b"from_model", "to_model", b"to_model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["draft", b"draft", "escalation", b"escalation", "explanation", b"explanation", "from_model", b"from_model", "to_model", b"to_model"]) -> None: ...
 
 Global___ModelSwitched: typing_extensions.TypeAlias = ModelSwitched
 

@@ -285,26 +285,42 @@ Global___Sampling: typing_extensions.TypeAlias = Sampling
 
 @typing.final
 class PolicyOverride(google.protobuf.message.Message):
-    """What a single query asks of the policy, within what its tenant may ask."""
+    """What a single query asks of the policy, within what its tenant may ask. What is empty is the tenant's own."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RISK_TARGET_FIELD_NUMBER: builtins.int
     BUDGET_NANOUSD_FIELD_NUMBER: builtins.int
+    HOLD_BACK_TOKENS_FIELD_NUMBER: builtins.int
+    EARLY_STOP_FIELD_NUMBER: builtins.int
     risk_target: builtins.float
     """Largest share of requests, in (0, 1), that may lose quality against always using the reference model. The
     policy uses the largest certified risk target that is not above it; FAILED_PRECONDITION if there is none.
     """
     budget_nanousd: builtins.int
     """Mean spend per request in nano-dollars, at least 1, honoured as far as the certificate reaches."""
+    hold_back_tokens: builtins.int
+    """At most so many tokens of a draft are written and read before it is an answer, 0 to 32,768. 0 reads no draft: the
+    query alone decides. The largest number reads whole drafts. The policy uses the longest certified hold-back that is
+    not above it. Answers that do not stream wait for their end anyway: for them, empty means whole drafts.
+    """
+    early_stop: builtins.bool
+    """Whether a draft is stopped while it is being written, where it is not worth its end."""
     def __init__(
         self,
         *,
         risk_target: builtins.float = ...,
         budget_nanousd: builtins.int = ...,
+        hold_back_tokens: builtins.int | None = ...,
+        early_stop: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["budget_nanousd", b"budget_nanousd", "objective", b"objective", "risk_target", b"risk_target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["budget_nanousd", b"budget_nanousd", "objective", b"objective", "risk_target", b"risk_target"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_early_stop", b"_early_stop", "_hold_back_tokens", b"_hold_back_tokens", "budget_nanousd", b"budget_nanousd", "early_stop", b"early_stop", "hold_back_tokens", b"hold_back_tokens", "objective", b"objective", "risk_target", b"risk_target"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_early_stop", b"_early_stop", "_hold_back_tokens", b"_hold_back_tokens", "budget_nanousd", b"budget_nanousd", "early_stop", b"early_stop", "hold_back_tokens", b"hold_back_tokens", "objective", b"objective", "risk_target", b"risk_target"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_early_stop", b"_early_stop"]) -> typing.Literal["early_stop"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_hold_back_tokens", b"_hold_back_tokens"]) -> typing.Literal["hold_back_tokens"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["objective", b"objective"]) -> typing.Literal["risk_target", "budget_nanousd"] | None: ...
 
 Global___PolicyOverride: typing_extensions.TypeAlias = PolicyOverride

@@ -35,21 +35,22 @@ _SOURCES = {
 _SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
 _PLAIN = ("model", "session", "request_id", "metadata", "required_capabilities")
 _OBJECTIVES = ("risk_target", "budget_nanousd")
+_POLICY = (*_OBJECTIVES, "hold_back_tokens", "early_stop")
 
 
 def to_query(conversation: Conversation, options: Options) -> types_pb2.Query:
     """The query on the wire; ValueError or TypeError for what cannot be written there at all."""
     given: dict[str, Any] = dict(options)
-    unknown = sorted(set(given) - {*_SAMPLING, *_PLAIN, *_OBJECTIVES})
+    unknown = sorted(set(given) - {*_SAMPLING, *_PLAIN, *_POLICY})
     if unknown:
         raise TypeError(f"no such option: {unknown[0]}")
-    objectives = {name: given[name] for name in _OBJECTIVES if name in given}
-    if len(objectives) > 1:
+    policy = {name: given[name] for name in _POLICY if name in given}
+    if len(policy.keys() & set(_OBJECTIVES)) > 1:
         raise ValueError("give risk_target or budget_nanousd, not both")
     return types_pb2.Query(
         messages=[_to_message(turn) for turn in _turns(conversation)],
         sampling=types_pb2.Sampling(**{name: given[name] for name in _SAMPLING if name in given}),
-        policy_override=types_pb2.PolicyOverride(**objectives) if objectives else None,
+        policy_override=types_pb2.PolicyOverride(**policy) if policy else None,
         **{name: given[name] for name in _PLAIN if name in given},
     )
 

@@ -36,6 +36,10 @@ class Options(TypedDict, total=False):
     """Largest share of requests, in (0, 1), that may lose quality against the reference model."""
     budget_nanousd: int
     """Mean spend per request; not together with `risk_target`."""
+    hold_back_tokens: int
+    """How much of a draft is read before it is an answer, at most: 0 reads none, 32,768 whole ones."""
+    early_stop: bool
+    """Whether a draft is stopped while it is being written, where it is not worth its end."""
     temperature: float
     """0 (greedy) to 2."""
     top_p: float

@@ -248,7 +248,7 @@ class Conductor:
         except ObjectiveError:
             # Only who asked for the impossible is told no; an operator's objective that no certificate meets
             # leaves everything to the reference model.
-            if journey.wire.HasField("policy_override"):
+            if convert.objective(journey.wire.policy_override) is not None:
                 raise
             reason = Reason.NO_CERTIFICATE
         except ContextError as error:
@@ -293,8 +293,8 @@ class Conductor:
 
     def _objective(self, journey: Journey) -> Objective:
         caller = journey.arrival.caller
-        if journey.wire.HasField("policy_override"):
-            wanted = convert.objective(journey.wire.policy_override)
+        wanted = convert.objective(journey.wire.policy_override)
+        if wanted is not None:
             _check_permitted(caller, wanted)
             return wanted
         return caller.objective or self.default_objective()

@@ -14,11 +14,14 @@ from headgate.v1 import types_pb2
 _REASONS: Final = {reason: types_pb2.Reason.Value(f"REASON_{reason.name}") for reason in Reason}
 
 
-def objective(override: types_pb2.PolicyOverride) -> Objective:
-    """What the query asks of the policy; one of its fields is set."""
-    if override.WhichOneof("objective") == "risk_target":
-        return Objective(risk_target=override.risk_target)
-    return Objective(budget_nanousd=override.budget_nanousd)
+def objective(override: types_pb2.PolicyOverride) -> Objective | None:
+    """What the query asks the policy to aim at; None if it leaves that to its tenant."""
+    match override.WhichOneof("objective"):
+        case "risk_target":
+            return Objective(risk_target=override.risk_target)
+        case "budget_nanousd":
+            return Objective(budget_nanousd=override.budget_nanousd)
+    return None
 
 
 def query(
