@@ -52,8 +52,8 @@ proto: $(PROTOS)/protos.stamp ## Regenerate the Python stubs
 
 models: $(VENV)/test.stamp ## Train the built-in pair, collect its outcomes, build the routing bundle
 	$(BIN)/python -m headgate.worker.backends.builtin.train all
-	$(BIN)/headgate train --outcomes $(OUTCOMES) --reference large --difficulty none --with-drafts --seed 1 \
-	  --out services/headgate/gateway/bundles/builtin.bundle
+	$(BIN)/headgate train --outcomes $(OUTCOMES) --reference large --difficulty none --with-drafts \
+	  --hold-back 16 --seed 1 --out services/headgate/gateway/bundles/builtin.bundle
 
 text: $(VENV)/test.stamp ## Train the default text bundle on public outcomes; needs ../shared/data
 	OMP_NUM_THREADS=1 $(BIN)/python -m headgate.router.offline.text_bundle ../shared/data services/headgate/gateway/bundles/text.bundle

@@ -107,5 +107,17 @@ def reading(resolution: float = 0.5, logprobs: bool = False, **changes: Any) -> 
     return replace(plain, policy=reads, readers=(reader(logprobs), reader(logprobs, left=0.3)))
 
 
+def shortened(whole: Contents, *windows: int) -> Contents:
+    """With a policy for each of these shorter hold-backs, which has the same certificates."""
+    usual = whole.policy.resolution
+    policies = [replace(whole.policy, hold_back=one, resolution=usual if one else ()) for one in windows]
+    more = [
+        replace(one, id=f"{one.id}-{w}", settings={**one.settings, "hold_back": float(w)})
+        for w in windows
+        for one in whole.certificates
+    ]
+    return replace(whole, shorter=tuple(policies), certificates=(*whole.certificates, *more))
+
+
 def query(text: str = "add two apples", risk_target: float = 0.05, **changes: Any) -> Query:
     return replace(Query(text, Objective(risk_target=risk_target)), **changes)

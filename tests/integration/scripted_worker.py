@@ -1,7 +1,7 @@
 """A worker whose answers the question itself scripts: `python -m … NAME JOURNAL PORT READY_FILE`.
 
 The last message is JSON, all keys optional:
-    say      list of chunks                      gap_s   seconds between chunks
+    say      list of chunks                      gap_s   seconds between chunks, or those of models by name
     finish   FinishReason's short name           fail    gRPC code name to end with after the chunks
     only     the one model that fails            times   how often it says all that
     hangs    the one model that says nothing, for ever
@@ -76,10 +76,12 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         if script.get("hangs") == self._name:
             await asyncio.Event().wait()
         chunks = script.get("say", [self._name]) * script.get("times", 1)
+        gaps = script.get("gap_s", 0)
+        gap_s = gaps.get(self._name, 0) if isinstance(gaps, dict) else gaps
         for chunk in chunks:
             tokens = [worker_pb2.Token(token_id=-1, logprob=-0.01)] if logprobs else []
             await context.write(worker_pb2.WorkerServiceGenerateResponse(text=chunk, tokens=tokens))
-            await asyncio.sleep(script.get("gap_s", 0))
+            await asyncio.sleep(gap_s)
         if "fail" in script and script.get("only", self._name) == self._name:
             await context.abort(grpc.StatusCode[script["fail"]], "scripted failure")
         await context.write(

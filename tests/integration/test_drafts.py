@@ -23,6 +23,7 @@ from tests.integration.gateway_rig import (
     eventually,
     generate,
     key,
+    metrics,
     stack,
     streamed,
     stub,
@@ -31,6 +32,10 @@ from tests.integration.gateway_rig import (
 
 ACME = key("acme")
 RIGHT, WRONG = "tell me now whether 2 + 2 = 4", "tell me now whether 2 + 2 = 5"
+HELD_BACK = 8
+ENDS_BADLY = {"say": ["it is so. "] * 20 + ["2 + 2 = 5"]}
+DOUBTFUL_AT_ONCE = "2 + 2 = 5, say so word by word"
+SHORT = types_pb2.PolicyOverride(hold_back_tokens=HELD_BACK)
 Stub = router_pb2_grpc.RouterServiceStub
 
 
@@ -38,6 +43,7 @@ def bundle(folder: Path) -> Path:
     """Certificates that speak of any version, and of any length: the workers are scripted."""
     certificate = hand_made.certificate(models=("small", "large"), settings={})
     made = hand_made.reading(resolution=0.9, certificates=(certificate,))
+    made = hand_made.shortened(made, HELD_BACK, 0)
     path = folder / "drafts.bundle"
     path.write_bytes(bundles.dump(made))
     return path
@@ -56,7 +62,9 @@ async def router(running: Stack) -> AsyncIterator[Stub]:
         yield stub(channel)
 
 
-async def events(router: Stub, text: str, **fields: object) -> list[router_pb2.StreamGenerateResponse]:
+async def events(
+    router: Stub, text: str | dict[str, object], **fields: object
+) -> list[router_pb2.StreamGenerateResponse]:
     return [event async for event in router.StreamGenerate(streamed(text, **fields), metadata=ACME)]
 
 
@@ -169,3 +177,151 @@ async def test_where_the_escalation_finds_nobody_the_draft_is_the_answer(
     assert (answer.decision.model, answer.decision.drafted_by) == ("small", "small")
     assert not answer.decision.certificate.id
     assert types_pb2.DEGRADATION_WORKER in answer.decision.degraded
+
+
+@pytest.fixture(scope="module")
+def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Its tenant acme has drafts held back for little, and hedged."""
+    settings = {**config(), "policy": {"bundle": str(bundle(tmp_path_factory.mktemp("bundle")))}}
+    settings["tenants"]["acme"]["cascade"] = {"hold_back_tokens": HELD_BACK, "hedge": True}
+    with stack(tmp_path_factory, settings) as one:
+        yield one
+
+
+async def test_after_the_hold_back_a_draft_streams(router: Stub) -> None:
+    text = "tell me word by word whether 2 + 2 = 4"
+    told = await events(router, text, policy_override=SHORT)
+    deltas = [event.delta.text for event in told if event.WhichOneof("event") == "delta"]
+    assert kinds(told)[:2] == ["decision", "delta"]
+    assert kinds(told)[-1] == "finished"
+    assert len(deltas) > 100
+    assert len(deltas[0].split()) == HELD_BACK, "the model's name and seven words"
+    assert "".join(deltas) == "small: " + "".join(f"{word} " for word in text.split()) * 400
+    decision = told[-1].finished.decision
+    assert (decision.model, decision.drafted_by) == ("small", "small")
+    assert "The first 8 tokens" in decision.explanation
+    assert decision.certificate.id.endswith("-8")
+    assert decision.estimates[0].p_correct_after_draft > 0.9
+
+
+async def test_a_bad_end_is_not_retracted_but_an_escalation_is_offered(running: Stack, router: Stub) -> None:
+    before = metrics(running.addresses["metrics"])
+    told = await events(router, ENDS_BADLY, policy_override=SHORT)
+    assert kinds(told)[-2:] == ["escalation_offered", "finished"]
+    assert "model_switched" not in kinds(told)
+    offered, decision = told[-2].escalation_offered, told[-1].finished.decision
+    assert (offered.model, decision.model, len(decision.attempts)) == ("large", "small", 1)
+    assert 0.5 < offered.gain < 1
+    assert "".join(event.delta.text for event in told).endswith("2 + 2 = 5")
+    name = 'headgate_escalations_offered_total{model="small"}'
+    assert metrics(running.addresses["metrics"])[name] == before.get(name, 0) + 1
+
+
+async def test_what_does_not_stream_is_read_whole(hurried: Stack) -> None:
+    async with hurried.channel() as channel:
+        answer = await stub(channel).Generate(generate(ENDS_BADLY), metadata=ACME)
+    assert (answer.decision.model, answer.decision.drafted_by) == ("large", "small")
+
+
+async def test_a_doubtful_beginning_never_reaches_the_caller(router: Stub) -> None:
+    told = await events(router, DOUBTFUL_AT_ONCE, policy_override=SHORT)
+    assert kinds(told)[:3] == ["decision", "model_switched", "delta"]
+    assert "small" not in "".join(event.delta.text for event in told)
+
+
+async def test_without_a_hold_back_nothing_is_read_and_another_certificate_speaks(router: Stub) -> None:
+    asked = types_pb2.PolicyOverride(hold_back_tokens=0)
+    told = await events(router, "tell me now, unread", policy_override=asked)
+    decision = told[-1].finished.decision
+    assert kinds(told) == ["decision", "delta", "delta", "finished"]
+    assert (decision.model, decision.drafted_by) == ("small", "")
+    assert decision.certificate.id.endswith("-0")
+
+
+async def test_without_early_stop_a_draft_is_written_to_its_end(router: Stub) -> None:
+    asked = types_pb2.PolicyOverride(early_stop=False)
+    text = "tell me word by word, to the end, whether 2 + 2 = 5"
+    answer = await router.Generate(generate(text, policy_override=asked), metadata=ACME)
+    assert answer.decision.model == "large"
+    assert [attempt.code for attempt in answer.decision.attempts] == [0, 0]
+
+
+async def test_a_hedge_runs_beside_the_draft_and_takes_over_at_once(hurried: Stack) -> None:
+    async with hurried.channel() as channel:
+        told = await events(stub(channel), DOUBTFUL_AT_ONCE, request_id="hedged-1")
+    assert kinds(told)[:2] == ["decision", "model_switched"]
+    assert "".join(event.delta.text for event in told).startswith("large: 2 + 2 = 5, say so word by word")
+    decision = told[-1].finished.decision
+    small, large = decision.attempts
+    assert (small.model, small.code) == ("small", grpc.StatusCode.CANCELLED.value[0])
+    assert (large.model, large.code) == ("large", 0)
+    assert large.duration.ToNanoseconds() > small.duration.ToNanoseconds(), "it began with the draft"
+    journal = [(line["model"], line["event"]) for line in hurried.journal("hedged-1")]
+    assert journal.count(("large", "begun")) == 1
+    assert decision.certificate.id
+
+
+async def test_a_hedge_that_is_not_needed_is_cancelled_and_paid(hurried: Stack) -> None:
+    before = metrics(hurried.addresses["metrics"])
+    script = {"say": ["it is so. "] * 40, "gap_s": {"small": 0.01, "large": 0.1}}
+    async with hurried.channel() as channel:
+        told = await events(stub(channel), script, request_id="hedged-2")
+    decision = told[-1].finished.decision
+    assert (decision.model, decision.drafted_by) == ("small", "small")
+    small, large = sorted(decision.attempts, key=lambda one: one.model, reverse=True)
+    assert (small.code, large.model, large.code) == (0, "large", grpc.StatusCode.CANCELLED.value[0])
+    assert large.usage.completion_tokens > 0
+    assert large.usage.estimated
+    assert decision.cost_nanousd == small.cost_nanousd + large.cost_nanousd
+    assert decision.certificate.id, "a hedge changes no answer"
+    await eventually(lambda: "cancelled" in hurried.events("hedged-2"), what="the hedge to stop")
+    after = metrics(hurried.addresses["metrics"])
+    wasted = 'headgate_wasted_hedge_tokens_total{model="large"}'
+    assert after[wasted] - before.get(wasted, 0) == large.usage.completion_tokens
+    assert after['headgate_hedges_total{model="large",needed="no"}'] >= 1
+
+
+async def test_a_hedge_that_has_ended_is_paid_as_its_worker_says(hurried: Stack) -> None:
+    script = {"say": ["it is so. "] * 20, "gap_s": {"small": 0.1}}
+    async with hurried.channel() as channel:
+        told = await events(stub(channel), script)
+    decision = told[-1].finished.decision
+    [hedge] = [attempt for attempt in decision.attempts if attempt.model == "large"]
+    assert decision.model == "small"
+    assert (hedge.code, hedge.usage.completion_tokens, hedge.usage.estimated) == (0, 20, False)
+
+
+async def test_a_caller_that_leaves_ends_the_draft_and_its_hedge(hurried: Stack) -> None:
+    script = {"say": ["it is so. "] * 200, "gap_s": 0.05}
+    async with hurried.channel() as channel:
+        call = stub(channel).StreamGenerate(streamed(script, request_id="hedged-3"), metadata=ACME)
+        await eventually(lambda: hurried.events("hedged-3").count("begun") == 2, what="both to begin")
+        call.cancel()
+        await eventually(lambda: hurried.events("hedged-3").count("cancelled") == 2, what="both to stop")
+
+
+async def test_a_hedge_whose_draft_fails_is_the_fallback(hurried: Stack) -> None:
+    script = {"say": ["it is so. "] * 3, "fail": "UNAVAILABLE", "only": "small"}
+    async with hurried.channel() as channel:
+        told = await events(stub(channel), script, request_id="hedged-4")
+    assert told[-1].finished.decision.model == "large"
+    begun = [line for line in hurried.journal("hedged-4") if line["event"] == "begun"]
+    assert [line["model"] for line in begun].count("large") == 1
+
+
+async def test_a_draft_that_takes_too_long_is_accepted_early_and_not_covered(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    policy = {"bundle": str(bundle(tmp_path_factory.mktemp("bundle"))), "cascade": {"hold_back_s": 0.2}}
+    script = {"say": ["it is so. "] * 40, "gap_s": 0.05}
+    with stack(tmp_path_factory, {**config(), "policy": policy}) as one:
+        async with one.channel() as channel:
+            told = await events(stub(channel), script)
+            whole = await stub(channel).Generate(generate(script), metadata=ACME)
+    deltas = [event.delta.text for event in told if event.WhichOneof("event") == "delta"]
+    assert 10 < len(deltas) < 40
+    decision = told[-1].finished.decision
+    assert (decision.model, decision.drafted_by) == ("small", "small")
+    assert not decision.certificate.id
+    assert whole.decision.certificate.id, "nobody waits for its beginning"
+    assert whole.decision.cache_status == types_pb2.CACHE_STATUS_MISS, "what is not covered is not kept"

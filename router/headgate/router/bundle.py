@@ -11,13 +11,15 @@ equal bytes. Paths are the caller's business.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,9 +35,10 @@ from headgate.router.policy import Policy
 from headgate.router.reader import Reader, ReaderContents
 from headgate.router.types import Certificate, Price
 
-FORMAT = 3
-_FORMATS = (2, FORMAT)
-"""Those that are read: the second has readers."""
+FORMAT = 4
+_FORMATS = (2, 3, FORMAT)
+"""Those that are read: without readers, with them, with policies of shorter hold-backs as well. A bundle is
+written in the first that can hold it, for older releases."""
 _MAGIC = b"headgate bundle\n"
 _HEAD = len(_MAGIC) + 32 + 8
 _PARTS = ("graph", "familiarity", "centre", "whitening", "golden_ngrams", "golden_surface", "golden_heads")
@@ -60,6 +63,8 @@ class Contents:
     certificates: tuple[Certificate, ...] = ()
     readers: tuple[ReaderContents, ...] = ()
     """Of models whose drafts the policy may look at; none of them is the reference."""
+    shorter: tuple[Policy, ...] = ()
+    """Policies that hold drafts back for less, from the longest on; each has its own certificates."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """How it was made: seed, n, fingerprints. Shown, never used to decide."""
 
@@ -121,9 +126,10 @@ class Bundle:
         self.version = digest[:_SHOWN_DIGITS]
         self.manifest = manifest
         self.policy = contents.policy
+        """The one with the longest hold-back; see `holding_back`."""
         self.costs = contents.costs
         self.models = contents.policy.models
-        self.certificates = contents.certificates
+        self.certificates = _certificates_of(contents, contents.policy)
         self.default_risk_target = contents.policy.default_risk_target
         self.position = {name: index for index, name in enumerate(self.models)}
         """Where each model stands in `models`."""
@@ -132,6 +138,30 @@ class Bundle:
         """Of the models whose drafts the policy looks at."""
         self.early_readers = self._readers(early=True)
         """Of drafts that are still being written."""
+        self._shorter = [self._under(policy) for policy in contents.shorter]
+
+    def holding_back(self, tokens: int) -> Bundle:
+        """This bundle under its policy of the longest hold-back that is no longer than `tokens`.
+
+        The policy of a hold-back of 0 reads no draft. Where none is so short, there is no certificate.
+        """
+        if not self.readers or tokens >= self.policy.hold_back:
+            return self
+        fitting = (one for one in self._shorter if one.policy.hold_back <= tokens)
+        return next(fitting, self._uncertified)
+
+    @cached_property
+    def _uncertified(self) -> Bundle:
+        other = copy.copy(self)
+        other.certificates = ()
+        return other
+
+    def _under(self, policy: Policy) -> Bundle:
+        other = copy.copy(self)
+        other.policy, other.certificates = policy, _certificates_of(self.contents, policy)
+        if not policy.hold_back:
+            other.readers, other.early_readers = {}, {}
+        return other
 
     def _readers(self, early: bool) -> dict[str, Reader]:
         return {
@@ -242,9 +272,9 @@ def _manifest(contents: Contents, parts: Mapping[str, bytes]) -> dict[str, Any]:
     policy = contents.policy
     entries = zip(policy.models, contents.calibrators, contents.costs.models, strict=True)
     return {
-        # Without readers it is one that older releases read.
-        "format": FORMAT if contents.readers else _FORMATS[0],
+        "format": _FORMATS[bool(contents.readers) + bool(contents.shorter)],
         **({"readers": list(map(_reader_entry, contents.readers))} if contents.readers else {}),
+        **({"shorter": list(map(_shorter_entry, contents.shorter))} if contents.shorter else {}),
         "feature_schema": features.SCHEMA,
         "models": [
             {"name": name, "calibrator": asdict(line), "cost": asdict(cost)} for name, line, cost in entries
@@ -268,7 +298,7 @@ def _manifest(contents: Contents, parts: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def _contents(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Contents:
-    models, policy = manifest["models"], manifest["policy"]
+    models, policy = manifest["models"], _policy(manifest)
     return Contents(
         graph=parts["graph"],
         calibrators=tuple(_calibrator(entry["calibrator"]) for entry in models),
@@ -278,24 +308,57 @@ def _contents(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Conten
         familiarity=Familiarity(
             _bits(parts["familiarity"]), _of_surface(parts["centre"], 1), _of_surface(parts["whitening"], 2)
         ),
-        policy=Policy(
-            models=tuple(entry["name"] for entry in models),
-            reference=policy["reference"],
-            caution=float(policy["caution"]),
-            reluctance=float(policy["reluctance"]),
-            grid=tuple(policy["grid"]),
-            usage=np.array(policy["usage"], dtype=np.float64),
-            max_out_of_distribution=float(policy["max_out_of_distribution"]),
-            default_risk_target=float(policy["default_risk_target"]),
-            resolution=tuple(map(float, policy.get("resolution", ()))),
-        ),
+        policy=policy,
         golden=Golden(*(_array(parts[name]) for name in _PARTS[-3:])),
         certificates=tuple(_certificate(entry) for entry in manifest["certificates"]),
         readers=tuple(
             _reader(number, entry, parts) for number, entry in enumerate(manifest.get("readers", ()))
         ),
+        shorter=tuple(_shorter(entry, policy) for entry in manifest.get("shorter", ())),
         notes=manifest["notes"],
     )
+
+
+def _policy(manifest: Mapping[str, Any]) -> Policy:
+    entry = manifest["policy"]
+    return Policy(
+        models=tuple(one["name"] for one in manifest["models"]),
+        reference=entry["reference"],
+        caution=float(entry["caution"]),
+        reluctance=float(entry["reluctance"]),
+        grid=tuple(entry["grid"]),
+        usage=np.array(entry["usage"], dtype=np.float64),
+        max_out_of_distribution=float(entry["max_out_of_distribution"]),
+        default_risk_target=float(entry["default_risk_target"]),
+        resolution=tuple(map(float, entry.get("resolution", ()))),
+    )
+
+
+def _shorter_entry(policy: Policy) -> dict[str, Any]:
+    """What differs between the policies of a bundle."""
+    return {
+        "hold_back": policy.hold_back,
+        "caution": policy.caution,
+        "usage": policy.usage.tolist(),
+        "resolution": policy.resolution,
+    }
+
+
+def _shorter(entry: Mapping[str, Any], policy: Policy) -> Policy:
+    return replace(
+        policy,
+        hold_back=int(entry["hold_back"]),
+        caution=float(entry["caution"]),
+        usage=np.array(entry["usage"], dtype=np.float64),
+        resolution=tuple(map(float, entry["resolution"])),
+    )
+
+
+def _certificates_of(contents: Contents, policy: Policy) -> tuple[Certificate, ...]:
+    """Those that speak of this policy's hold-back; without readers there is nothing to hold back."""
+    if not contents.readers:
+        return contents.certificates
+    return tuple(one for one in contents.certificates if one.hold_back == policy.hold_back)
 
 
 def _part_names(readers: int) -> tuple[str, ...]:
@@ -347,7 +410,13 @@ def _certificate(entry: Mapping[str, Any]) -> Certificate:
 
 
 def _check_consistency(contents: Contents) -> None:
-    policy = contents.policy
+    for policy in (contents.policy, *contents.shorter):
+        _check_policy(contents, policy)
+    _check_shorter(contents)
+    _check_readers(contents)
+
+
+def _check_policy(contents: Contents, policy: Policy) -> None:
     if policy.reference not in policy.models or any(
         c.reference != policy.reference for c in contents.certificates
     ):
@@ -358,12 +427,19 @@ def _check_consistency(contents: Contents) -> None:
         policy.grid
     ):
         raise BundleError("the bundle's policy has no usage for every λ and model; build the bundle again")
-    _check_readers(contents)
     for certificate in contents.certificates:
         if {name.partition("@")[0] for name in certificate.models} != set(policy.models):
             raise BundleError(
                 "a certificate of the bundle speaks of other models than its policy; build the bundle again"
             )
+
+
+def _check_shorter(contents: Contents) -> None:
+    windows = [policy.hold_back for policy in (contents.policy, *contents.shorter)]
+    falling = all(one > other for one, other in pairwise(windows))
+    looks = any(policy.resolution for policy in contents.shorter if not policy.hold_back)
+    if not falling or windows[-1] < 0 or looks or (contents.shorter and not contents.readers):
+        raise BundleError("the hold-backs of the bundle's policies do not fit; build the bundle again")
 
 
 def _check_readers(contents: Contents) -> None:
@@ -379,10 +455,11 @@ def _check_readers(contents: Contents) -> None:
     for one in contents.readers:
         if len(one.calibrators) != len(policy.models):
             raise BundleError("a reader of the bundle does not fit its policy; build the bundle again")
-    shares = dict(zip(policy.models, policy.resolution, strict=bool(policy.resolution)))
-    unseen = {name for name, share in shares.items() if share} - names
-    if unseen or not all(0 <= share <= 1 for share in shares.values()):
-        raise BundleError("the bundle's policy looks at drafts without a reader; build the bundle again")
+    for family in (policy, *contents.shorter):
+        shares = dict(zip(family.models, family.resolution, strict=bool(family.resolution)))
+        unseen = {name for name, share in shares.items() if share} - names
+        if unseen or not all(0 <= share <= 1 for share in shares.values()):
+            raise BundleError("the bundle's policy looks at drafts without a reader; build the bundle again")
 
 
 def _checked_model(graph: bytes, golden: Golden, models: int) -> UncertaintyModel:

@@ -5,12 +5,15 @@ Rule 2: no clock, no waiting, no calls; the gateway performs the commands and re
 
     Received ─▶ CallModel ─┬─ Finished ─┬─ no draft, or an accepted one ─▶ Answer
                            │            └─ a doubtful draft ─▶ CallModel, an escalation
-                           ├─ Stopped, a draft that is not worth its end ─▶ CallModel, an escalation
+                           ├─ Stopped, a draft that is too doubtful to go on ─▶ CallModel, an escalation
                            └─ Failed ─┬─ text delivered ─▶ GiveUp
                                       ├─ worth asking again, and a retry is left ─▶ CallModel, the same model
                                       ├─ a draft is in hand ─▶ Answer, with the draft
                                       ├─ a fallback is left ─▶ CallModel, another model
                                       └─ nothing is left, or not retryable ─▶ GiveUp
+
+While a draft is being written, `look` tells whether it is to be stopped, or is the answer already: then
+what it is worth in the end can only be told with the Answer, which may offer an escalation.
 
 A retry or a fallback answers a *failure*, an escalation answers *uncertainty*. A draft that was not
 accepted is better than an error: it is the answer where the escalation fails.
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headgate.router.accept import left_to_the_reference, read, stops
+from headgate.router.accept import Look, gain, left_to_the_reference, look, read
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide, exclusions
 from headgate.router.types import Decision, Draft, Pool, Query, Reason
@@ -46,7 +49,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The call for a draft was cancelled, because `Cascade.stops` said so of what was written."""
+    """The call for a draft was cancelled, because `Cascade.look` said so of what was written."""
 
     model: str
     draft: Draft
@@ -88,6 +91,8 @@ class CallModel:
     fallback: bool
     draft: bool = False
     escalation: bool = False
+    beside: str = ""
+    """The model whose answer is to be begun at the same time, for the case that the draft is not accepted."""
 
     @property
     def repeats(self) -> bool:
@@ -96,12 +101,24 @@ class CallModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """Asking this model instead is expected to be worth so much more quality, in [-1, 1]."""
+
+    model: str
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer stands: what was delivered, or the draft that is held back."""
+    """The answer stands: what was delivered, or the draft that is held back.
+
+    With an `offer` where the end of a draft is doubtful whose beginning was delivered.
+    """
 
     model: str
     decision: Decision
     draft: bool = False
+    offer: Offer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +149,7 @@ class Cascade:
         self._call: CallModel | None = None
         self._tries = 0
         self._held, self._stopped = "", False
+        self._accepted: Decision | None = None
         self._failed: list[str] = []
 
     def feed(self, event: Event) -> Command:
@@ -155,16 +173,40 @@ class Cascade:
         if self._query is not None:
             raise ValueError("a cascade serves one request")
         self._query = query
+        if self._bundle is not None:
+            self._bundle = self._bundle.holding_back(query.hold_back)
         decision = decide(self._bundle, query, self._pool, now=self._now)
         drafts = decision.prior is not None
-        return self._start(CallModel(decision.model, decision, attempt=1, fallback=False, draft=drafts))
+        beside = self._pool.reference if drafts and query.hedged else ""
+        return self._start(
+            CallModel(decision.model, decision, attempt=1, fallback=False, draft=drafts, beside=beside)
+        )
 
-    def stops(self, draft: Draft) -> bool:
-        """Whether the draft that is being written is to be cancelled; changes nothing."""
+    @property
+    def hold_back(self) -> int:
+        """Tokens of a draft at which a look is due."""
+        return self._bundle.policy.hold_back if self._bundle else 0
+
+    def look(self, draft: Draft, *, overdue: bool = False) -> Look:
+        """What becomes of the draft that is being written; once it is accepted, it stays so.
+
+        One that is accepted because it is `overdue`, before the hold-back, is not covered by the certificate.
+        """
         call = self._running(draft.model)
-        if not call.draft or self._bundle is None or self._query is None:
-            return False
-        return stops(self._bundle, self._query.text, call.decision, draft)
+        if not call.draft or self._bundle is None or self._query is None or self._accepted:
+            return Look.WAIT
+        due = draft.tokens >= self.hold_back
+        found, decision = look(
+            self._bundle,
+            self._query.text,
+            call.decision,
+            draft,
+            due=due or overdue,
+            early_stop=self._query.early_stop,
+        )
+        if found is Look.ACCEPT:
+            self._accepted = decision if due else replace(decision, certificate=None)
+        return found
 
     def _after_stop(self, call: CallModel, draft: Draft) -> Command:
         self._stopped = True
@@ -172,6 +214,8 @@ class Cascade:
         return self._escalate(call, self._left(call, draft, why))
 
     def _after_unread(self, call: CallModel, draft: Draft) -> Command:
+        if self._accepted:
+            return self._end(Answer(call.model, self._accepted))
         self._held = call.model
         return self._escalate(call, self._left(call, draft, "could not be read"))
 
@@ -192,6 +236,9 @@ class Cascade:
         if draft is None or self._bundle is None or self._query is None:
             raise ValueError(f"the call of {call.model!r} was for a draft")
         decision = read(self._bundle, self._query.text, call.decision, draft)
+        if self._accepted:
+            offer = Offer(decision.model, gain(decision, draft)) if decision.escalated else None
+            return self._end(Answer(call.model, self._accepted, offer=offer))
         if not decision.escalated:
             return self._end(Answer(call.model, decision, draft=True))
         self._held = call.model
@@ -204,7 +251,7 @@ class Cascade:
         # Where a draft was stopped, none is in hand: the last call is the fallback's.
         spared = self._stopped and call.attempt + 1 >= MOST_ATTEMPTS
         if left and failure.again and not call.fallback and self._tries < self._max_attempts and not spared:
-            return self._start(replace(call, attempt=call.attempt + 1, escalation=False))
+            return self._start(replace(call, attempt=call.attempt + 1, escalation=False, beside=""))
         if self._held:
             return self._end(Answer(self._held, call.decision, draft=True))
         if not left:
@@ -233,7 +280,7 @@ class Cascade:
         return self._call
 
     def _start(self, call: CallModel) -> CallModel:
-        self._call, self._tries = call, self._tries + 1
+        self._call, self._tries, self._accepted = call, self._tries + 1, None
         return call
 
     def _end(self, command: Answer | GiveUp) -> Command:

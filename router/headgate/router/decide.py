@@ -144,7 +144,8 @@ def _to_be_read(case: _Case, bundle: Bundle, index: int, lam: float, certificate
 def _both_take(case: _Case, drafting: str, reference: str) -> float:
     """Seconds that a draft and an escalation are likely to take; 0 for what nothing is known of."""
     paces = (case.pool[name].pace for name in (drafting, reference))
-    return sum(pace.expected_seconds(case.query.max_tokens) for pace in paces if pace)
+    takes = [pace.expected_seconds(case.query.max_tokens) if pace else 0.0 for pace in paces]
+    return max(takes) if case.query.hedged else sum(takes)
 
 
 def _instead(case: _Case, wanted: str, lam: float, certificate: Certificate) -> Decision:

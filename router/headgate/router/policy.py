@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from headgate.router.cost import mean_costs
 from headgate.router.errors import ObjectiveError
-from headgate.router.types import Certificate, Objective, Price
+from headgate.router.types import WHOLE, Certificate, Objective, Price
 
 _Array = NDArray[np.float64]
 _TIE = 1e-12
@@ -69,6 +69,9 @@ class Policy:
     makes to the gain of the reference, in units of √(p (1 - p)). 0 where no look is taken; empty where
     none is at all.
     """
+    hold_back: int = WHOLE
+    """Tokens of a draft that are written before it is read and, where it is accepted, delivered while the
+    rest is being written; 0 where no draft is read."""
 
     @property
     def reference_index(self) -> int:

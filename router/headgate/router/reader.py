@@ -55,6 +55,14 @@ class Reading:
             np.concatenate([one.p_correct for one in parts]), np.concatenate([one.spread for one in parts])
         )
 
+    @classmethod
+    def where(cls, rows: NDArray[np.bool_], these: Reading, those: Reading) -> Reading:
+        """`these` in the marked rows (n,), `those` in the others."""
+        return cls(
+            np.where(rows[:, None], these.p_correct, those.p_correct),
+            np.where(rows[:, None], these.spread, those.spread),
+        )
+
 
 class Reader:
     """A loaded reader."""

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+WHOLE = 32_768
+"""Tokens of the longest answer: a draft held back for so many is read whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class Price:
@@ -115,6 +118,12 @@ class Query:
     """What the model that answers must be able to do."""
     seconds_left: float = math.inf
     """Until the caller's deadline."""
+    hold_back: int = WHOLE
+    """Tokens of a draft, at most, that may be written before it is an answer; 0: no draft is read."""
+    early_stop: bool = True
+    """Whether a draft may be stopped before, where it is not worth its end."""
+    hedged: bool = False
+    """Whether the reference starts beside a draft: quicker where that is not accepted, and dearer."""
     session_model: str = ""
 
 
@@ -197,6 +206,11 @@ class Certificate:
     """
     slices: tuple[str, ...] = ()
     """Kinds of queries in each of which it holds by itself; empty where it speaks of all of them together."""
+
+    @property
+    def hold_back(self) -> int:
+        """The hold-back of the policy it speaks of, where that reads drafts."""
+        return int(self.settings.get("hold_back", WHOLE))
 
     def valid_at(self, now: float) -> bool:
         """Whether the certificate has not expired at `now`."""

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from headgate.router.types import WHOLE
+
 
 def _matching(pattern: str, rule: str) -> AfterValidator:
     """A check whose error says the rule in words; the value itself, perhaps a secret, is never repeated."""
@@ -148,6 +150,25 @@ class KeyConfig(Strict):
     """An ISO date; from then on the key is refused."""
 
 
+class CascadeConfig(Strict):
+    """What becomes of a cheaper model's draft, where the bundle reads drafts."""
+
+    hold_back_tokens: int = Field(default=WHOLE, ge=0, le=WHOLE)
+    """Tokens of a draft, at most, that are written and read before a stream delivers it: the longest
+    certified hold-back that is not above it. The largest number reads whole drafts, which tell most; 0 reads
+    none: the query alone decides. For an answer that does not stream, whole drafts are read unless it is 0:
+    it waits for its end anyway."""
+    hold_back_s: float | None = Field(default=None, gt=0, le=600)
+    """Seconds after which a stream's draft is accepted or not by what is written, though the hold-back is not
+    over. No certificate covers one that is accepted so. Empty: the hold-back decides."""
+    early_stop: bool = True
+    """A draft that is not worth its end is stopped while it is being written; that never adds regret."""
+    hedge: bool = False
+    """Begins the reference's answer beside every draft: an escalation takes no longer than no draft at all,
+    and each accepted draft wastes the beginning of a dear answer, which is paid and shown. For callers in a
+    hurry."""
+
+
 class TenantConfig(Strict):
     """Who pays, with which keys, and what it may ask."""
 
@@ -158,6 +179,8 @@ class TenantConfig(Strict):
     """Its objective. Empty: the gateway's."""
     max_risk_target: Probability | None = None
     """The loosest risk target a query may ask. Empty: its own risk target."""
+    cascade: CascadeConfig | None = None
+    """What becomes of drafts. Empty: as in `policy`."""
 
 
 class GatewayConfig(Strict):
@@ -194,6 +217,7 @@ class PolicyConfig(Strict):
     budget_nanousd: int | None = Field(default=None, ge=1)
     reference: Name | None = None
     """The model that regret compares with. Empty: the dearest."""
+    cascade: CascadeConfig = CascadeConfig()
 
     @model_validator(mode="after")
     def _one_objective(self) -> Self:

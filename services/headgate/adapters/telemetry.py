@@ -21,6 +21,15 @@ NAMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "headgate_stopped_drafts_total": ("Drafts that were cancelled as too doubtful.", ("model",)),
     "headgate_wasted_draft_tokens_total": ("Tokens of drafts that were not accepted.", ("model",)),
+    "headgate_hedges_total": (
+        "Answers begun beside a draft, by whether they were needed.",
+        ("model", "needed"),
+    ),
+    "headgate_wasted_hedge_tokens_total": ("Tokens of answers begun beside a draft in vain.", ("model",)),
+    "headgate_escalations_offered_total": (
+        "Answers whose end was doubtful after they had begun.",
+        ("model",),
+    ),
     "headgate_cache_total": ("What the answer cache had to do with answers.", ("status",)),
     "headgate_cost_nanousd_total": ("What calls of workers cost, in nano-dollars.", ("model",)),
     "headgate_overhead_seconds": ("Time spent in the gateway itself, per request.", ()),
@@ -57,6 +66,9 @@ class Metrics:
         self.escalations = self._counter("headgate_escalations_total")
         self.stopped_drafts = self._counter("headgate_stopped_drafts_total")
         self.wasted_draft_tokens = self._counter("headgate_wasted_draft_tokens_total")
+        self.hedges = self._counter("headgate_hedges_total")
+        self.wasted_hedge_tokens = self._counter("headgate_wasted_hedge_tokens_total")
+        self.escalations_offered = self._counter("headgate_escalations_offered_total")
         self.cache = self._counter("headgate_cache_total")
         self.cost = self._counter("headgate_cost_nanousd_total")
         self.ledger_dropped = self._counter("headgate_ledger_dropped_total")

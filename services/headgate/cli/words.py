@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from headgate.client import Certificate, Decision, usd
+from headgate.router.types import WHOLE
 
 
 def dollars(nanousd: int) -> str:
@@ -24,6 +25,13 @@ def rounded(nanousd: int) -> str:
 def percent(share: float) -> str:
     """`5 %`, `0.5 %`."""
     return f"{100 * share:.3g} %"
+
+
+def held_back(tokens: int) -> str:
+    """What a policy of this hold-back does: `whole drafts read`."""
+    if tokens == 0:
+        return "no draft read"
+    return "whole drafts read" if tokens >= WHOLE else f"drafts read after {tokens:,} tokens"
 
 
 def promise(

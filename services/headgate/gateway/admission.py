@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from headgate.adapters import status_map
-from headgate.adapters.config import Config, TenantConfig
+from headgate.adapters.config import CascadeConfig, Config, TenantConfig
 from headgate.adapters.status_map import KeyInvalidError, KeyMissingError, OverloadedError, ServiceError
 from headgate.router.types import Objective
 
@@ -43,6 +43,8 @@ class Caller:
     """Its own; None means the gateway's."""
     loosest_risk_target: float | None = None
     """The largest risk target that its queries may ask; None means any."""
+    cascade: CascadeConfig | None = None
+    """What becomes of drafts; None means as the gateway says."""
 
 
 CALLER: Final[ContextVar[Caller]] = ContextVar("headgate_caller")
@@ -177,6 +179,7 @@ def _caller(name: str, tenant: TenantConfig, config: Config) -> Caller:
         allowed=frozenset(tenant.models) if tenant.models is not None else None,
         objective=Objective(risk_target=own) if own is not None else None,
         loosest_risk_target=tenant.max_risk_target or own or config.policy.risk_target,
+        cascade=tenant.cascade,
     )
 
 

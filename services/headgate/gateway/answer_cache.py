@@ -67,8 +67,12 @@ def key(tenant: str, query: types_pb2.Query, decision: Decision, model_version: 
 
 
 def _read_under(decision: Decision) -> bytes:
-    """Whether a draft is accepted hangs on λ as well; who answers without one is in the key already."""
-    return repr(decision.lam).encode() if decision.prior is not None else b""
+    """Whether a draft is accepted hangs on λ and the hold-back as well; who answers without one is in the key
+    already."""
+    if decision.prior is None:
+        return b""
+    held_back = decision.certificate.hold_back if decision.certificate else 0
+    return f"{decision.lam!r} {held_back}".encode()
 
 
 def repeatable(query: types_pb2.Query) -> bool:

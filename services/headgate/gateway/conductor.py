@@ -19,6 +19,7 @@ import grpc.aio
 import structlog
 
 from headgate.adapters import status_map
+from headgate.adapters.config import CascadeConfig
 from headgate.adapters.status_map import (
     ContextTooLongError,
     DeadlineError,
@@ -36,10 +37,12 @@ from headgate.gateway.admission import Caller
 from headgate.gateway.answer_cache import AnswerCache
 from headgate.gateway.bundle_store import BundleStore
 from headgate.gateway.drain import Drain
+from headgate.gateway.hedge import Hedge
 from headgate.gateway.records import Ended, Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.shadow import Answered, Shadow
 from headgate.gateway.workers import Call, Worker, Workers
+from headgate.router.accept import Look
 from headgate.router.cascade import (
     Answer,
     CallModel,
@@ -48,6 +51,7 @@ from headgate.router.cascade import (
     Failed,
     Finished,
     GiveUp,
+    Offer,
     Received,
     Stopped,
     Unread,
@@ -120,6 +124,12 @@ class Journey:
     """Of its tokens, where they were asked for."""
     holding: bool = False
     """Whether it is a draft, which is delivered once it is accepted."""
+    patience: float = math.inf
+    """Seconds after which a draft is accepted or not, though the hold-back is not over."""
+    hedge: Hedge | None = None
+    """The reference's answer, begun beside a draft."""
+    wasted_nanousd: int = 0
+    """What a hedge cost that was not needed."""
     held: Held | None = None
     """The draft that was read last."""
     finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED
@@ -148,11 +158,13 @@ class Conductor:
         recorder: Recorder,
         metrics: Metrics,
         objective: Objective | None,
+        cascade: CascadeConfig,
         drain: Drain,
         shadow: Shadow | None = None,
     ) -> None:
         """`objective` is the operator's; None means the bundle's own. Without `shadow` nothing is sampled."""
         self.objective = objective
+        self.cascade = cascade
         self._workers = workers
         self._bundles = bundles
         self._cache = cache
@@ -200,6 +212,7 @@ class Conductor:
             code = status_map.code_of(error)[0].name
             raise
         finally:
+            self._drop_hedge(journey)
             self._record(journey, code, final)
         return answer
 
@@ -215,11 +228,16 @@ class Conductor:
         while isinstance(last, CallModel):
             last = self._next(journey, cascade, await self._perform(journey, last, cascade))
             journey.decision = last.decision
-        if isinstance(last, Answer) and last.draft:
-            await self._deliver_draft(journey, last)
+            if not _may_need(journey.hedge, last):
+                self._drop_hedge(journey)
         if isinstance(last, GiveUp):
             raise journey.failure or WorkerUnavailableError("no worker answered")
-        return await self._finish(journey, last, at)
+        if last.draft:
+            await self._deliver_draft(journey, last)
+        if last.offer is not None:
+            await self._offer(journey, last.model, last.offer)
+        kept_by = at if last.decision.certificate or not command.decision.certificate else None
+        return await self._finish(journey, last, kept_by)
 
     async def _decide(self, journey: Journey, seconds_left: float) -> tuple[Cascade, CallModel]:
         pool = self._pool(journey)
@@ -227,8 +245,11 @@ class Conductor:
         if session is None:
             journey.degraded.add(types_pb2.DEGRADATION_CACHE)
         wanted = self._objective(journey)
-        allowed = journey.arrival.caller.allowed
-        query = convert.query(journey.wire, wanted, allowed, session or "", seconds_left)
+        allowed, usual = journey.arrival.caller.allowed, journey.arrival.caller.cascade or self.cascade
+        terms = convert.cascade(usual, journey.wire.policy_override, journey.deliver is not None)
+        if terms.hold_back_s is not None and journey.deliver is not None:
+            journey.patience = terms.hold_back_s
+        query = convert.query(journey.wire, wanted, allowed, session or "", seconds_left, terms)
         cascade, command = self._first_command(journey, query, pool)
         journey.decision = command.decision
         journey.model = command.model
@@ -352,6 +373,8 @@ class Conductor:
         journey.logprobs.clear()
         journey.finish_reason, journey.usage = types_pb2.FINISH_REASON_UNSPECIFIED, types_pb2.Usage()
         journey.holding = command.draft
+        if command.beside:
+            self._begin_beside(journey, command.beside)
         try:
             await self._call(journey, worker, cascade)
         except _StoppedError as stopped:
@@ -407,10 +430,10 @@ class Conductor:
         left = journey.seconds_left()
         if left <= 0:
             raise DeadlineError("the deadline passed")
-        started, last, code = time.perf_counter(), None, grpc.StatusCode.CANCELLED
-        worker.make_room()
-        call = worker.stub.Generate(_request(journey, worker), timeout=left)
-        worker.calls.add(call)
+        last, code = None, grpc.StatusCode.CANCELLED
+        hedge = self._needed_hedge(journey, worker)
+        started = hedge.started if hedge else time.perf_counter()
+        call = hedge or _begin(journey, worker, left)
         try:
             last = await self._read(journey, call, _Watch(cascade, journey, worker.name))
             code = grpc.StatusCode.OK
@@ -423,12 +446,11 @@ class Conductor:
             worker.breaker.failed()
             raise _unreachable(worker) from None
         finally:
-            call.cancel()
-            worker.calls.discard(call)
+            _end(worker, call)
             self._note(journey, worker, code, last, time.perf_counter() - started)
 
     async def _read(
-        self, journey: Journey, call: Call, watch: _Watch
+        self, journey: Journey, call: Call | Hedge, watch: _Watch
     ) -> worker_pb2.WorkerServiceGenerateResponse:
         """Delivers chunks up to the last one, which is returned. Raises _CutError when there is none."""
         while True:
@@ -450,8 +472,52 @@ class Conductor:
                 journey.finish_reason = chunk.finish_reason
                 journey.usage = chunk.usage
                 return chunk
-            if journey.holding:
-                watch.look(len(chunk.tokens) or estimate_tokens(chunk.text))
+            if journey.holding and watch.accepts(len(chunk.tokens) or estimate_tokens(chunk.text)):
+                await self._deliver_beginning(journey)
+
+    async def _deliver_beginning(self, journey: Journey) -> None:
+        """What was held back is the answer: from here on it is delivered as it comes."""
+        journey.holding = False
+        begun = "".join(journey.text)
+        journey.text.clear()
+        await self._deliver(journey, begun)
+
+    async def _offer(self, journey: Journey, model: str, offer: Offer) -> None:
+        """The end of an answer is doubtful whose beginning was delivered: nothing is retracted."""
+        self._metrics.escalations_offered.labels(model).inc()
+        if journey.deliver is not None:
+            offered = router_pb2.EscalationOffered(model=offer.model, gain=offer.gain)
+            await journey.deliver(Event(escalation_offered=offered))
+
+    def _begin_beside(self, journey: Journey, model: str) -> None:
+        """Begins the answer of `model` beside a draft; not where that would be a trial or a late one."""
+        worker, left = self._workers[model], journey.seconds_left()
+        if worker.serving and not worker.breaker.open and left > 0:
+            journey.hedge = Hedge(worker, _begin(replace(journey, holding=False), worker, left))
+
+    def _needed_hedge(self, journey: Journey, worker: Worker) -> Hedge | None:
+        """The hedge, where it is that worker's: from now on it is an attempt as any other."""
+        hedge = journey.hedge
+        if hedge is None or hedge.worker is not worker:
+            return None
+        journey.hedge = None
+        self._metrics.hedges.labels(worker.name, "yes").inc()
+        return hedge
+
+    def _drop_hedge(self, journey: Journey) -> None:
+        """Nobody needs the hedge: it ends, and what it wrote is counted and paid."""
+        hedge, journey.hedge = journey.hedge, None
+        if hedge is None:
+            return
+        hedge.cancel()
+        self._metrics.hedges.labels(hedge.worker.name, "no").inc()
+        prompt, written = _estimated(journey).prompt_tokens, hedge.written
+        usage = types_pb2.Usage(prompt_tokens=prompt, completion_tokens=written, estimated=True)
+        code = grpc.StatusCode.CANCELLED if hedge.usage is None else grpc.StatusCode.OK
+        seconds = time.perf_counter() - hedge.started
+        attempt = self._attempt(journey, hedge.worker, code, hedge.usage or usage, seconds)
+        self._metrics.wasted_hedge_tokens.labels(hedge.worker.name).inc(attempt.usage.completion_tokens)
+        journey.wasted_nanousd += attempt.cost_nanousd
 
     async def _deliver(self, journey: Journey, text: str) -> None:
         if text:
@@ -476,15 +542,26 @@ class Conductor:
             usage = _estimated(journey) if journey.text else types_pb2.Usage(estimated=True)
         if not (journey.holding and code is grpc.StatusCode.CANCELLED):
             _tell_pace(worker, code, seconds, usage.completion_tokens)
+        attempt = self._attempt(journey, worker, code, usage, seconds)
+        if last is not None and last.HasField("speculation"):
+            attempt.speculation.CopyFrom(last.speculation)
+
+    def _attempt(
+        self,
+        journey: Journey,
+        worker: Worker,
+        code: grpc.StatusCode,
+        usage: types_pb2.Usage,
+        seconds: float,
+    ) -> types_pb2.Attempt:
         price = worker.model.price if worker.model else None
         cost = call_cost(price, usage.prompt_tokens, usage.completion_tokens) if price else 0
         attempt = types_pb2.Attempt(model=worker.name, code=code.value[0], usage=usage, cost_nanousd=cost)
         attempt.duration.FromNanoseconds(round(seconds * 1e9))
-        if last is not None and last.HasField("speculation"):
-            attempt.speculation.CopyFrom(last.speculation)
         journey.attempts.append(attempt)
         self._metrics.attempts.labels(worker.name, code.name).inc()
         self._metrics.cost.labels(worker.name).inc(cost)
+        return attempt
 
     async def _finish(
         self, journey: Journey, end: Answer, at: answer_cache.Key | None
@@ -548,12 +625,21 @@ class Conductor:
         )
 
 
+def _may_need(hedge: Hedge | None, command: Command) -> bool:
+    """Whether what comes next is the hedge's answer, or may lead to it."""
+    if hedge is None or not isinstance(command, CallModel):
+        return False
+    return command.draft or command.model == hedge.worker.name
+
+
 def _wasted(journey: Journey, answering: str) -> int:
-    """What a draft cost that was not accepted."""
+    """What a draft cost that was not accepted, and a hedge that was not needed."""
     drafting = journey.decision.drafted_by if journey.decision else ""
     if drafting in ("", answering):
-        return 0
-    return sum(attempt.cost_nanousd for attempt in journey.attempts if attempt.model == drafting)
+        return journey.wasted_nanousd
+    return journey.wasted_nanousd + sum(
+        attempt.cost_nanousd for attempt in journey.attempts if attempt.model == drafting
+    )
 
 
 class _StoppedError(Exception):
@@ -569,35 +655,51 @@ class _Watch:
 
     def __init__(self, cascade: Cascade, journey: Journey, model: str) -> None:
         self._cascade, self._journey, self._model = cascade, journey, model
-        self._written, self._due = 0, float(FIRST_LOOK)
+        self._written, self._due = 0, min(float(FIRST_LOOK), cascade.hold_back)
+        self._patient_until = time.perf_counter() + journey.patience
 
-    def look(self, more: int) -> None:
-        """So many more tokens were written. Raises _StoppedError where no more should be."""
+    def accepts(self, more: int) -> bool:
+        """So many more tokens were written: whether the draft is the answer already.
+
+        Raises _StoppedError where no more should be written.
+        """
         self._written += more
-        if self._written < self._due:
-            return
-        self._due, journey = NEXT_LOOK * self._written, self._journey
+        overdue = time.perf_counter() >= self._patient_until
+        if self._written < self._due and not overdue:
+            return False
+        self._plan_next()
         draft = Draft(
             self._model,
-            "".join(journey.text),
+            "".join(self._journey.text),
             finished=False,
             tokens=self._written,
-            logprobs=tuple(journey.logprobs),
+            logprobs=tuple(self._journey.logprobs),
         )
-        if self._stops(draft):
-            usage = _estimated(journey)
-            journey.usage = types_pb2.Usage(
-                prompt_tokens=usage.prompt_tokens, completion_tokens=self._written, estimated=True
-            )
+        found, self._patient_until = self._look(draft, overdue), math.inf if overdue else self._patient_until
+        if found is Look.STOP:
+            self._count()
             raise _StoppedError(draft)
+        return found is Look.ACCEPT
 
-    def _stops(self, draft: Draft) -> bool:
+    def _plan_next(self) -> None:
+        hold_back = self._cascade.hold_back
+        self._due = NEXT_LOOK * self._written
+        if self._written < hold_back:
+            self._due = min(self._due, hold_back)
+
+    def _count(self) -> None:
+        usage = _estimated(self._journey)
+        self._journey.usage = types_pb2.Usage(
+            prompt_tokens=usage.prompt_tokens, completion_tokens=self._written, estimated=True
+        )
+
+    def _look(self, draft: Draft, overdue: bool) -> Look:
         """A brain that fails over a beginning lets the draft come to its end."""
         try:
-            return self._cascade.stops(draft)
+            return self._cascade.look(draft, overdue=overdue)
         except Exception:
             _LOG.exception("the brain failed over a draft", request_id=self._journey.request_id)
-            return False
+            return Look.WAIT
 
 
 class _CutError(Exception):
@@ -626,6 +728,20 @@ def _check_permitted(caller: Caller, wanted: Objective) -> None:
         raise PermissionDeniedError(
             f"query.policy_override.risk_target: the tenant may ask for {loosest:g} at most"
         )
+
+
+def _begin(journey: Journey, worker: Worker, left: float) -> Call:
+    """Starts a call of the worker, which has so many seconds."""
+    worker.make_room()
+    call: Call = worker.stub.Generate(_request(journey, worker), timeout=left)
+    worker.calls.add(call)
+    return call
+
+
+def _end(worker: Worker, call: Call | Hedge) -> None:
+    call.cancel()
+    if not isinstance(call, Hedge):
+        worker.calls.discard(call)
 
 
 def _request(journey: Journey, worker: Worker) -> worker_pb2.WorkerServiceGenerateRequest:

@@ -7,8 +7,9 @@ from typing import Final
 
 from google.protobuf import timestamp_pb2
 
+from headgate.adapters.config import CascadeConfig
 from headgate.router import cost, features
-from headgate.router.types import Certificate, Decision, ModelEstimate, Objective, Query, Reason
+from headgate.router.types import WHOLE, Certificate, Decision, ModelEstimate, Objective, Query, Reason
 from headgate.v1 import types_pb2
 
 _REASONS: Final = {reason: types_pb2.Reason.Value(f"REASON_{reason.name}") for reason in Reason}
@@ -30,6 +31,7 @@ def query(
     allowed: frozenset[str] | None,
     session_model: str,
     seconds_left: float,
+    cascade: CascadeConfig,
 ) -> Query:
     """What the brain reads of a query."""
     *earlier, last = wire.messages
@@ -52,7 +54,24 @@ def query(
         session_model=session_model,
         required_capabilities=frozenset(wire.required_capabilities),
         seconds_left=seconds_left,
+        hold_back=cascade.hold_back_tokens,
+        early_stop=cascade.early_stop,
+        hedged=cascade.hedge,
     )
+
+
+def cascade(usual: CascadeConfig, override: types_pb2.PolicyOverride, streams: bool) -> CascadeConfig:
+    """What becomes of a draft: what the query asks, else what is usual for its tenant.
+
+    Who does not stream has nothing from a short hold-back.
+    """
+    changes: dict[str, object] = {}
+    if not streams and 0 < usual.hold_back_tokens < WHOLE:
+        changes["hold_back_tokens"] = WHOLE
+    for name in ("hold_back_tokens", "early_stop"):
+        if override.HasField(name):
+            changes[name] = getattr(override, name)
+    return usual.model_copy(update=changes) if changes else usual
 
 
 def text(message: types_pb2.Message) -> str:

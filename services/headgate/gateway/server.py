@@ -97,7 +97,7 @@ class Gateway:
         )
         self._conductor = Conductor(
             self._workers, self._bundles, self._cache, Sessions(store), self._recorder, self._metrics,
-            _objective(config.policy), self._drain, self._shadow,
+            _objective(config.policy), config.policy.cascade, self._drain, self._shadow,
         )  # fmt: skip
         self._draining = False
         self._public = self._public_server()
@@ -226,6 +226,7 @@ class Gateway:
         self._cache.ttl_s = config.cache.ttl_s
         self._cache.enabled = config.cache.enabled
         self._conductor.objective = _objective(config.policy)
+        self._conductor.cascade = config.policy.cascade
         self._shadow.settings = config.shadow
 
     def _public_server(self) -> grpc.aio.Server:

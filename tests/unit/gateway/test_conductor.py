@@ -12,7 +12,7 @@ import pytest
 
 from headgate.adapters import status_map
 from headgate.adapters.breaker import Breaker
-from headgate.adapters.config import ModelConfig
+from headgate.adapters.config import CascadeConfig, ModelConfig
 from headgate.adapters.status_map import (
     ContextTooLongError,
     InvalidRequestError,
@@ -51,7 +51,7 @@ def _workers() -> Workers:
 def _conductor(workers: Workers) -> Conductor:
     return Conductor(
         workers, BundleStore(), AnswerCache(None, 1), Sessions(None), Recorder(None, lambda _: None),
-        Metrics(), None, Drain(),
+        Metrics(), None, CascadeConfig(), Drain(),
     )  # fmt: skip
 
 

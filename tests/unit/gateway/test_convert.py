@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headgate.adapters.config import CascadeConfig
 from headgate.gateway import convert
 from headgate.router import features
-from headgate.router.types import Certificate, Decision, ModelEstimate, Objective, Reason
+from headgate.router.types import WHOLE, Certificate, Decision, ModelEstimate, Objective, Reason
 from headgate.v1 import types_pb2
 
 OBJECTIVE = Objective(risk_target=0.1)
@@ -29,18 +30,44 @@ def test_the_brain_reads_the_last_turn_and_counts_of_the_rest() -> None:
         model="small",
         required_capabilities=["vision"],
     )
-    query = convert.query(wire, OBJECTIVE, frozenset({"small"}), "large", 1.5)
+    query = convert.query(
+        wire, OBJECTIVE, frozenset({"small"}), "large", 1.5, CascadeConfig(early_stop=False, hedge=True)
+    )
     assert (query.required_capabilities, query.seconds_left) == ({"vision"}, 1.5)
     assert (query.text, query.system_bytes, query.history_turns, query.history_bytes) == ("what now", 6, 2, 5)
     assert (query.pinned, query.allowed, query.session_model) == ("small", {"small"}, "large")
     assert (query.temperature, query.top_p) == (0.0, 1.0)
     assert query.prompt_tokens == 3 + 1 + 1 + 2
+    assert (query.hold_back, query.early_stop, query.hedged) == (WHOLE, False, True)
+
+
+@pytest.mark.parametrize(
+    ("usual", "asked", "streams", "hold_back"),
+    [
+        (24, {}, True, 24),
+        (24, {}, False, WHOLE),
+        (0, {}, False, 0),
+        (WHOLE, {"hold_back_tokens": 8}, True, 8),
+        (WHOLE, {"hold_back_tokens": 0}, False, 0),
+        (0, {"hold_back_tokens": 8}, False, 8),
+    ],
+)
+def test_a_draft_is_held_back_as_the_query_asks_else_as_is_usual_where_it_streams(
+    usual: int, asked: dict[str, int], streams: bool, hold_back: int
+) -> None:
+    terms = CascadeConfig(hold_back_tokens=usual, hedge=True)
+    found = convert.cascade(terms, types_pb2.PolicyOverride(**asked), streams)
+    assert (found.hold_back_tokens, found.early_stop, found.hedge) == (hold_back, True, True)
+
+
+def test_a_query_may_let_drafts_come_to_their_end() -> None:
+    assert not convert.cascade(CascadeConfig(), types_pb2.PolicyOverride(early_stop=False), True).early_stop
 
 
 @given(st.text(min_size=0, max_size=12_000))
 def test_a_long_turn_is_read_from_both_ends(text: str) -> None:
     wire = types_pb2.Query(messages=[turn(types_pb2.ROLE_USER, text)])
-    read = convert.query(wire, OBJECTIVE, None, "", 60.0).text
+    read = convert.query(wire, OBJECTIVE, None, "", 60.0, CascadeConfig()).text
     assert len(read.encode()) <= 2 * features.READ_BYTES
     assert text.startswith(read[:1000])
     assert text.endswith(read[-1000:] if read else "")

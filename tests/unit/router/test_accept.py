@@ -7,6 +7,7 @@ import pytest
 
 from headgate.router import accept
 from headgate.router import bundle as bundles
+from headgate.router.accept import Look
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide
 from headgate.router.types import Certificate, Decision, Draft, Pace, Pool, Query, Reason
@@ -14,6 +15,17 @@ from headgate.router.types import Certificate, Decision, Draft, Pace, Pool, Quer
 Ask, Reading = Callable[..., Query], Callable[..., Bundle]
 NOW = 0.0
 GOOD, BAD = Draft("small", "1 + 1 = 2"), Draft("small", "1 + 1 = 3")
+
+
+def early(bundle: Bundle, query: Query, decision: Decision, draft: Draft, early_stop: bool = True) -> Look:
+    """What a look before the end of the hold-back comes to, which never changes the decision."""
+    found, after = accept.look(bundle, query.text, decision, draft, due=False, early_stop=early_stop)
+    assert after is decision
+    return found
+
+
+def late(bundle: Bundle, query: Query, decision: Decision, draft: Draft) -> tuple[Look, Decision]:
+    return accept.look(bundle, query.text, decision, draft, due=True, early_stop=True)
 
 
 def decided(bundle: Bundle, query: Query, pool: Pool) -> Decision:
@@ -89,8 +101,9 @@ def test_a_draft_that_shows_a_fault_is_stopped_while_it_is_written(
     bundle, query = reading(), ask()
     decision = decided(bundle, query, pool)
     begun = replace(BAD, finished=False, tokens=4)
-    assert accept.stops(bundle, query.text, decision, begun)
-    assert not accept.stops(bundle, query.text, decision, replace(GOOD, finished=False, tokens=4))
+    assert early(bundle, query, decision, begun) is Look.STOP
+    assert early(bundle, query, decision, begun, early_stop=False) is Look.WAIT
+    assert early(bundle, query, decision, replace(GOOD, finished=False, tokens=4)) is Look.WAIT
     after = accept.left_to_the_reference(bundle, decision, begun, "was stopped")
     assert (after.model, after.escalated, after.prior) == ("large", True, None)
     assert after.explanation == "The draft of small was stopped, so large answers."
@@ -103,13 +116,15 @@ def test_a_draft_is_never_stopped_where_its_log_probabilities_are_needed_and_mis
     bundle, query = reading(logprobs=True), ask()
     telling = replace(pool, models=tuple(replace(one, logprobs=True) for one in pool.models))
     decision = decided(bundle, query, telling)
-    assert not accept.stops(bundle, query.text, decision, replace(BAD, finished=False, tokens=4))
+    begun = replace(BAD, finished=False, tokens=4)
+    assert early(bundle, query, decision, begun) is Look.WAIT
+    assert late(bundle, query, decision, begun) == (Look.WAIT, decision)
 
 
 def test_without_a_reader_of_beginnings_no_draft_is_stopped(reading: Reading, pool: Pool, ask: Ask) -> None:
     whole = reading().contents
     bundle = bundles.load(bundles.dump(replace(whole, readers=whole.readers[:1])))
-    assert not accept.stops(bundle, "", decided(bundle, ask(), pool), replace(BAD, tokens=4))
+    assert early(bundle, ask(), decided(bundle, ask(), pool), replace(BAD, tokens=4)) is Look.WAIT
 
 
 def test_a_reader_sees_no_log_probabilities_that_it_was_not_trained_on(
@@ -135,7 +150,7 @@ def test_under_a_certificate_of_net_quality_no_draft_is_stopped(
     reading: Reading, make_certificate: Callable[..., Certificate], pool: Pool, ask: Ask
 ) -> None:
     bundle, query = reading(certificates=(make_certificate(loss="net"),)), ask()
-    assert not accept.stops(bundle, query.text, decided(bundle, query, pool), replace(BAD, tokens=4))
+    assert early(bundle, query, decided(bundle, query, pool), replace(BAD, tokens=4)) is Look.WAIT
 
 
 def test_where_draft_and_escalation_together_miss_the_deadline_the_reference_answers(
@@ -146,3 +161,38 @@ def test_where_draft_and_escalation_together_miss_the_deadline_the_reference_ans
     assert (hurried.model, hurried.reason, hurried.prior) == ("large", Reason.POLICY, None)
     assert hurried.certificate is not None
     assert (patient.model, patient.prior is None) == ("small", False)
+
+
+def test_after_the_hold_back_the_beginning_is_accepted_or_stopped(
+    reading: Reading, pool: Pool, ask: Ask
+) -> None:
+    bundle, query = reading(), ask()
+    decision = decided(bundle, query, pool)
+    assert late(bundle, query, decision, replace(BAD, finished=False, tokens=4))[0] is Look.STOP
+    found, after = late(bundle, query, decision, replace(GOOD, finished=False, tokens=4))
+    assert found is Look.ACCEPT
+    assert (after.model, after.drafted_by, after.escalated, after.prior) == ("small", "small", False, None)
+    assert after.certificate is decision.certificate
+    assert after.estimates[0].p_after_draft == pytest.approx(0.982, abs=0.001)
+    assert after.explanation == (
+        "The first 4 tokens of small's draft look right with p = 0.98, and no other model is worth more."
+    )
+
+
+@pytest.mark.parametrize("unread", [{"declined": True}, {"finished": False}])
+def test_what_cannot_be_read_is_worth_nothing(
+    reading: Reading, pool: Pool, ask: Ask, unread: dict[str, bool]
+) -> None:
+    bundle, query, draft = reading(), ask(), replace(GOOD, **unread)
+    decision = decided(bundle, query, pool)
+    assert (
+        accept.gain(accept.read(bundle, query.text, decision, draft), draft)
+        == decision.estimates[1].p_correct
+    )
+
+
+def test_the_gain_of_an_escalation_is_what_the_draft_shows(reading: Reading, pool: Pool, ask: Ask) -> None:
+    bundle, query = reading(), ask()
+    after = accept.read(bundle, query.text, decided(bundle, query, pool), BAD)
+    small, large = (one.p_after_draft or 0.0 for one in after.estimates)
+    assert accept.gain(after, BAD) == large - small > 0.5

@@ -19,7 +19,8 @@ from headgate.router import features
 from headgate.router.bundle import Bundle, Contents
 from headgate.router.calibrate import Calibrator
 from headgate.router.errors import BundleError
-from headgate.router.types import Certificate, Query
+from headgate.router.types import WHOLE, Certificate, Query
+from tests import hand_made
 
 MakeContents = Callable[..., Contents]
 MAGIC = b"headgate bundle\n"
@@ -126,7 +127,6 @@ def test_a_bundle_that_reads_drafts_comes_back_as_it_was(reading: Callable[..., 
     assert told == [("small", True, None), ("small", True, 0.3)]
     assert again.policy.resolution == (0.5, 0.0)
     assert list(again.readers) == list(again.early_readers) == ["small"]
-    assert made.manifest["format"] == bundles.FORMAT
 
 
 def test_without_readers_the_format_is_one_that_older_releases_read(bundle: Bundle) -> None:
@@ -316,3 +316,43 @@ def test_a_manifest_without_bottom_is_refused() -> None:
 def test_another_file_is_no_bundle() -> None:
     with pytest.raises(BundleError, match="no headgate bundle"):
         bundles.load(b"PK\x03\x04 something else")
+
+
+def test_a_bundle_holds_drafts_back_for_no_longer_than_asked() -> None:
+    bundle = bundles.load(bundles.dump(hand_made.shortened(hand_made.reading(), 24, 8, 0)))
+    asked = {tokens: bundle.holding_back(tokens) for tokens in (0, 7, 8, 23, 24, 1000, WHOLE)}
+    assert {tokens: one.policy.hold_back for tokens, one in asked.items()} == {
+        0: 0, 7: 0, 8: 8, 23: 8, 24: 24, 1000: 24, WHOLE: WHOLE,
+    }  # fmt: skip
+    for one in asked.values():
+        assert len(one.certificates) == 2
+        assert {certificate.hold_back for certificate in one.certificates} == {one.policy.hold_back}
+        assert one.version == bundle.version
+    assert not asked[0].readers, "no draft is read"
+    assert list(asked[8].readers) == ["small"]
+
+
+def test_without_a_policy_so_short_nothing_is_certified() -> None:
+    short = bundles.load(bundles.dump(hand_made.reading())).holding_back(8)
+    assert short.certificates == ()
+
+
+def test_where_no_draft_is_read_there_is_nothing_to_hold_back(make_contents: Callable[..., Contents]) -> None:
+    bundle = bundles.load(bundles.dump(make_contents()))
+    assert bundle.holding_back(0) is bundle
+    assert bundle.certificates
+
+
+@pytest.mark.parametrize("windows", [(8, 24), (8, 8), (WHOLE,), (-1,)])
+def test_policies_whose_hold_backs_do_not_fall_are_refused(windows: tuple[int, ...]) -> None:
+    with pytest.raises(BundleError, match="hold-backs"):
+        bundles.load(bundles.dump(hand_made.shortened(hand_made.reading(), *windows)))
+
+
+def test_an_older_release_is_not_offered_policies_that_it_does_not_know() -> None:
+    whole = hand_made.reading()
+    formats = [
+        bundles.load(bundles.dump(one)).manifest["format"]
+        for one in (hand_made.contents(), whole, hand_made.shortened(whole, 0))
+    ]
+    assert formats == [2, 3, 4]

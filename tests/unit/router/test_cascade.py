@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headgate.router import bundle as bundles
+from headgate.router.accept import Look
 from headgate.router.bundle import Bundle
 from headgate.router.cascade import (
     MOST_ATTEMPTS,
@@ -22,7 +24,8 @@ from headgate.router.cascade import (
     Unread,
 )
 from headgate.router.decide import decide
-from headgate.router.types import Draft, Model, Pool, Price, Query, Reason
+from headgate.router.types import Draft, Model, Pace, Pool, Price, Query, Reason
+from tests import hand_made
 
 Ask = Callable[..., Query]
 NOW = 0.0
@@ -84,8 +87,8 @@ def test_where_the_escalation_fails_the_draft_is_better_than_an_error(
 
 def test_a_draft_that_is_stopped_is_escalated_and_not_in_hand(drafting: Cascade) -> None:
     begun = replace(BAD, finished=False, tokens=4)
-    assert drafting.stops(begun)
-    assert not drafting.stops(replace(GOOD, finished=False, tokens=4))
+    assert drafting.look(begun) is Look.STOP
+    assert drafting.look(replace(GOOD, finished=False, tokens=4)) is Look.WAIT
     call = called(drafting.feed(Stopped("small", begun)))
     assert (call.model, call.escalation, call.repeats) == ("large", True, False)
     assert call.decision.drafted_by == "small"
@@ -266,3 +269,108 @@ def test_events_that_cannot_come_now_are_refused(cascade: Cascade, ask: Ask) -> 
     cascade.feed(Finished("small"))
     with pytest.raises(ValueError, match="no call of 'small'"):
         fail(cascade, "small")
+
+
+@pytest.fixture
+def committing(pool: Pool, ask: Ask) -> Cascade:
+    """Waits for small's draft, of which four tokens are held back."""
+    bundle = bundles.load(bundles.dump(hand_made.shortened(hand_made.reading(), 4, 0)))
+    cascade = Cascade(bundle, pool, now=NOW)
+    assert called(cascade.feed(Received(ask(hold_back=4)))).draft
+    return cascade
+
+
+BEGUN = replace(GOOD, finished=False, tokens=4)
+
+
+def test_a_beginning_is_accepted_once_the_hold_back_is_over_and_stays_so(committing: Cascade) -> None:
+    assert committing.look(replace(BEGUN, tokens=3)) is Look.WAIT
+    assert committing.look(BEGUN) is Look.ACCEPT
+    assert committing.look(replace(BAD, finished=False, tokens=5)) is Look.WAIT, "nothing is retracted"
+    answer = committing.feed(Finished("small", GOOD))
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.draft, answer.offer) == ("small", False, None)
+    assert answer.decision.certificate is not None
+    assert answer.decision.drafted_by == "small"
+    assert "first 4 tokens" in answer.decision.explanation
+
+
+def test_a_beginning_that_ends_badly_is_the_answer_with_an_offer(committing: Cascade) -> None:
+    committing.look(BEGUN)
+    answer = committing.feed(Finished("small", BAD))
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.decision.escalated) == ("small", False)
+    assert answer.offer is not None
+    assert answer.offer.model == "large"
+    assert answer.offer.gain > 0.5
+
+
+def test_a_doubtful_beginning_is_stopped_once_the_hold_back_is_over(committing: Cascade) -> None:
+    begun = replace(BAD, finished=False, tokens=4)
+    assert committing.look(begun) is Look.STOP
+    assert called(committing.feed(Stopped("small", begun))).escalation
+
+
+def test_a_draft_that_ends_within_the_hold_back_is_read_whole(committing: Cascade) -> None:
+    answer = committing.feed(Finished("small", replace(GOOD, tokens=3)))
+    assert isinstance(answer, Answer)
+    assert (answer.draft, answer.offer) == (True, None)
+
+
+def test_what_is_accepted_before_the_hold_back_is_over_is_not_covered(committing: Cascade) -> None:
+    assert committing.look(replace(BEGUN, tokens=2), overdue=True) is Look.ACCEPT
+    answer = committing.feed(Finished("small", GOOD))
+    assert isinstance(answer, Answer)
+    assert answer.decision.certificate is None
+
+
+def test_an_end_that_cannot_be_read_changes_nothing_that_was_accepted(committing: Cascade) -> None:
+    committing.look(BEGUN)
+    answer = committing.feed(Unread("small", GOOD))
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.draft, answer.offer) == ("small", False, None)
+
+
+def test_a_draft_is_written_anew_where_nobody_has_seen_the_one_that_was_accepted(committing: Cascade) -> None:
+    committing.look(BEGUN)
+    assert called(fail(committing, "small", again=True)).draft
+    assert committing.look(replace(BAD, finished=False, tokens=4)) is Look.STOP
+    committing.feed(Stopped("small", BAD))
+
+
+def test_without_early_stop_a_draft_is_read_once_it_is_whole(
+    reading: Callable[..., Bundle], pool: Pool, ask: Ask
+) -> None:
+    cascade = Cascade(reading(), pool, now=NOW)
+    cascade.feed(Received(ask(early_stop=False)))
+    assert cascade.look(replace(BAD, finished=False, tokens=4)) is Look.WAIT
+    assert called(cascade.feed(Finished("small", BAD))).escalation
+
+
+def test_without_a_hold_back_the_query_alone_decides(pool: Pool, ask: Ask) -> None:
+    bundle = bundles.load(bundles.dump(hand_made.shortened(hand_made.reading(), 0)))
+    call = called(Cascade(bundle, pool, now=NOW).feed(Received(ask(hold_back=0))))
+    assert (call.model, call.draft) == ("small", False)
+    assert call.decision.certificate is not None
+    assert call.decision.certificate.hold_back == 0
+
+
+def test_a_hedge_begins_the_reference_beside_the_first_draft_only(
+    reading: Callable[..., Bundle], pool: Pool, ask: Ask
+) -> None:
+    cascade = Cascade(reading(), pool, now=NOW)
+    assert called(cascade.feed(Received(ask(hedged=True)))).beside == "large"
+    assert called(fail(cascade, "small")).beside == ""
+    sure = Cascade(reading(), pool, now=NOW)
+    assert called(sure.feed(Received(ask(hedged=True, pinned="small")))).beside == "", "nothing is read"
+
+
+def test_a_hedge_leaves_time_for_a_draft(reading: Callable[..., Bundle], pool: Pool, ask: Ask) -> None:
+    """Draft and escalation run side by side: the slower one decides, not both together."""
+    slow = replace(pool, models=tuple(replace(one, pace=Pace(2.0, 10.0)) for one in pool.models))
+    patient, hurried = (
+        called(Cascade(reading(), slow, now=NOW).feed(Received(ask(seconds_left=3.0, hedged=hedged))))
+        for hedged in (True, False)
+    )
+    assert (patient.model, patient.draft) == ("small", True)
+    assert (hurried.model, hurried.draft) == ("large", False)

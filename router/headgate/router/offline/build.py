@@ -25,7 +25,7 @@ from headgate.router.offline.courses import Readings, courses, regrets
 from headgate.router.offline.datasets import DataError, Listed, Outcomes
 from headgate.router.offline.difficulty import Difficulty
 from headgate.router.offline.graph import export
-from headgate.router.offline.readers import learn
+from headgate.router.offline.readers import Window, learn
 from headgate.router.offline.train import Progress, Recipe, train
 from headgate.router.policy import GRID, Policy
 
@@ -63,6 +63,9 @@ class Plan:
     calibrator: calibrate.Kind = "beta"
     risk_target: float = 0.05
     """The bundle's default risk target."""
+    hold_backs: tuple[int, ...] = ()
+    """Tokens that drafts are held back for, where that is asked, beside whole drafts and none; each above
+    0."""
 
 
 def build(
@@ -80,7 +83,9 @@ def build(
     heads, strange = _cross_fitted(outcomes, plan, folds, sharing, progress)
     calibrators = calibrate.fit_all(plan.calibrator, heads.logits, outcomes.score)
     expected = Estimates.of(heads, calibrators, costs, outcomes.estimated_tokens, strange)
-    learnt = learn(outcomes, plan.reference, plan.recipe, plan.calibrator, folds, expected, progress)
+    asked = (plan.reference, plan.recipe, plan.calibrator, folds, expected, plan.hold_backs)
+    learnt = learn(outcomes, *asked, progress)
+    policy, *shorter = [_policy(expected, window, outcomes, costs, plan) for window in learnt.windows]
     progress("training on all queries")
     graph, golden = export(train(outcomes, plan.recipe, sharing(), folds))
     return Contents(
@@ -88,9 +93,10 @@ def build(
         calibrators=calibrators,
         costs=costs,
         familiarity=_familiarity(outcomes),
-        policy=_policy(expected, learnt.readings, learnt.resolution, outcomes, costs, plan),
+        policy=policy,
         golden=golden,
         readers=learnt.readers,
+        shorter=tuple(shorter),
         notes={
             "seed": plan.recipe.seed,
             "queries": len(outcomes),
@@ -179,19 +185,22 @@ def _model_cost(outcomes: Outcomes, m: int, plan: Plan) -> ModelCost:
     return ModelCost(plan.listed[outcomes.models[m]].price, ratio, mean)
 
 
-def _policy(
-    expected: Estimates,
-    readings: Readings,
-    resolution: tuple[float, ...],
-    outcomes: Outcomes,
-    costs: CostModel,
-    plan: Plan,
-) -> Policy:
+def _policy(expected: Estimates, window: Window, outcomes: Outcomes, costs: CostModel, plan: Plan) -> Policy:
     """Out-of-distribution limit, caution and usage."""
+    readings = window.readings
     limit = float(np.quantile(expected.out_of_distribution, 1 - _OUTSIDE_SHARE, method="higher"))
     usage = np.zeros((len(GRID), len(outcomes.models), 2))
     policy = Policy(
-        outcomes.models, plan.reference, 0.0, _RELUCTANCE, GRID, usage, limit, plan.risk_target, resolution
+        models=outcomes.models,
+        reference=plan.reference,
+        caution=0.0,
+        reluctance=_RELUCTANCE,
+        grid=GRID,
+        usage=usage,
+        max_out_of_distribution=limit,
+        default_risk_target=plan.risk_target,
+        resolution=window.resolution,
+        hold_back=window.hold_back,
     )
     options = [replace(policy, caution=caution) for caution in _CAUTIONS]
     policy = _best([(option, *_at_target(option, expected, readings, outcomes)) for option in options])

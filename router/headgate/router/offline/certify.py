@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,15 +44,27 @@ class Statement:
 
 
 def certificates(bundle: Bundle, outcomes: Outcomes, statement: Statement) -> tuple[Certificate, ...]:
-    """One certificate for each level that these outcomes support; their models in the bundle's order."""
-    policy, expected = bundle.policy, estimates(bundle, outcomes)
+    """One certificate for each level that these outcomes support, of every policy of the bundle by itself;
+    their models in the bundle's order."""
+    expected, shorter = estimates(bundle, outcomes), bundle.contents.shorter
+    views = [bundle, *(bundle.holding_back(policy.hold_back) for policy in shorter)]
+    return tuple(one for view in views for one in _certificates(view, outcomes, expected, statement))
+
+
+def _certificates(
+    bundle: Bundle, outcomes: Outcomes, expected: Estimates, statement: Statement
+) -> Iterator[Certificate]:
+    policy = bundle.policy
     rows = np.flatnonzero(covered(policy, expected))
     taken = courses(policy, expected, readings(bundle, outcomes, expected))
     lost = losses(policy, taken.answered[rows], outcomes.score[rows], statement.loss)
     names, slices = _slices(outcomes.take(rows)) if statement.by_slice else ((), None)
     kind = f"{statement.loss}-by-slice" if names else statement.loss
-    return tuple(
-        Certificate(
+    held = {"hold_back": float(policy.hold_back)} if bundle.contents.shorter else {}
+    if policy is not bundle.contents.policy:
+        kind = f"{kind}-{policy.hold_back}-held-back"
+    for found in _certified(lost, slices, statement):
+        yield Certificate(
             id=f"{kind}-{found.level:g}-{bundle.policy_version[:6]}-{outcomes.fingerprint[:6]}",
             loss=statement.loss,
             risk_target=found.level,
@@ -65,11 +77,13 @@ def certificates(bundle: Bundle, outcomes: Outcomes, statement: Statement) -> tu
             expires=statement.expires,
             models=tuple(_versioned(name, statement.versions.get(name)) for name in policy.models),
             window=statement.window,
-            settings={**_settings(outcomes), "max_out_of_distribution": policy.max_out_of_distribution},
+            settings={
+                **_settings(outcomes),
+                **held,
+                "max_out_of_distribution": policy.max_out_of_distribution,
+            },
             slices=names,
         )
-        for found in _certified(lost, slices, statement)
-    )
 
 
 def _certified(

@@ -13,7 +13,7 @@ from headgate.router.bundle import Bundle, Estimates
 from headgate.router.offline import drafts
 from headgate.router.offline.datasets import DataError, Outcomes
 from headgate.router.policy import Policy
-from headgate.router.reader import Reading
+from headgate.router.reader import Reader, Reading
 
 _Array = NDArray[np.float64]
 _BATCH = 512
@@ -73,18 +73,32 @@ def regrets(policy: Policy, chosen: NDArray[np.intp], score: _Array) -> NDArray[
 
 def readings(bundle: Bundle, outcomes: Outcomes, expected: Estimates) -> Readings:
     """At the recorded drafts of a table, by every reader of the bundle; DataError if they are not
-    recorded."""
-    found = {}
+    recorded.
+
+    A draft that is longer than the policy's hold-back is read at its end, as far as it is written then.
+    """
+    hold_back, found = bundle.policy.hold_back, {}
     for name, reader in bundle.readers.items():
-        index, seen = bundle.position[name], drafts.seen(outcomes, name, reader.contents.logprobs)
-        if reader.contents.logprobs and not drafts.have_logprobs(outcomes, name):
-            raise DataError(
-                f"the bundle reads drafts of {name!r} by their log-probabilities, and some of these have "
-                "none: bring drafts with them, or train without"
-            )
-        parts = [
-            reader.read(seen[rows], expected.logits[rows], expected.completion_tokens[rows, index])
-            for rows in (slice(start, start + _BATCH) for start in range(0, len(seen), _BATCH))
-        ]
-        found[index] = Reading.joined(parts)
+        index, early = bundle.position[name], bundle.early_readers.get(name)
+        reading = _read(reader, index, outcomes, expected)
+        longer = np.array([one.tokens > hold_back for one in outcomes.drafts[name]], dtype=bool)
+        if early is not None and longer.any():
+            begun = drafts.begun(outcomes, name, np.full(len(outcomes), hold_back))
+            reading = Reading.where(longer, _read(early, index, begun, expected), reading)
+        found[index] = reading
     return found
+
+
+def _read(reader: Reader, index: int, outcomes: Outcomes, expected: Estimates) -> Reading:
+    name, logprobs = reader.contents.model, reader.contents.logprobs
+    seen = drafts.seen(outcomes, name, logprobs)
+    if logprobs and not drafts.have_logprobs(outcomes, name):
+        raise DataError(
+            f"the bundle reads drafts of {name!r} by their log-probabilities, and some of these have "
+            "none: bring drafts with them, or train without"
+        )
+    parts = [
+        reader.read(seen[rows], expected.logits[rows], expected.completion_tokens[rows, index])
+        for rows in (slice(start, start + _BATCH) for start in range(0, len(seen), _BATCH))
+    ]
+    return Reading.joined(parts)

@@ -9,6 +9,7 @@ plain or .gz, beside the tables of the same source. `finish_reason` is "stop" un
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headgate.router import evidence, features
 from headgate.router.cost import estimate_tokens
@@ -92,6 +94,21 @@ def seen(outcomes: Outcomes, model: str, logprobs: bool) -> list[Evidence]:
         raise DataError(f"the bundle looks at drafts of {model!r}, and the table has none: add {FILE}")
     pairs = zip(outcomes.texts, outcomes.drafts[model], strict=True)
     return [_seen(features.ends(text), draft if logprobs else silent(draft)) for text, draft in pairs]
+
+
+def begun(outcomes: Outcomes, model: str, tokens: NDArray[np.intp]) -> Outcomes:
+    """With the model's drafts when so many of their tokens (n,), at least 1, were written."""
+    pairs = zip(outcomes.drafts[model], tokens.tolist(), strict=True)
+    return replace(outcomes, drafts={model: tuple(_begun(*pair) for pair in pairs)})
+
+
+def _begun(draft: Draft, tokens: int) -> Draft:
+    """Where nobody recorded which characters a token has, all have as many."""
+    tokens = max(1, min(tokens, draft.tokens))
+    chars = math.ceil(len(draft.text) * tokens / max(draft.tokens, 1))
+    return replace(
+        draft, text=draft.text[:chars], finished=False, tokens=tokens, logprobs=draft.logprobs[:tokens]
+    )
 
 
 def silent(draft: Draft) -> Draft:

@@ -24,7 +24,7 @@ from headgate.router.offline.datasets import Outcomes
 from headgate.router.offline.graph import Weights, export
 from headgate.router.offline.train import Progress, Recipe, train_reader
 from headgate.router.reader import ReaderContents, Reading, pack
-from headgate.router.types import Draft
+from headgate.router.types import WHOLE
 
 _BATCH = 512
 _LEAST_UNIT = 1e-9
@@ -35,13 +35,24 @@ _Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """What is told of drafts that are held back for so many tokens.
+
+    `resolution` is the policy's; it and `readings` are empty where no draft is read.
+    """
+
+    hold_back: int
+    readings: Readings
+    resolution: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Learnt:
-    """`resolution` is the policy's; both are empty where no drafts are recorded."""
+    """Readers, and a window for every hold-back, from the longest on; one and no reader where no drafts are
+    recorded."""
 
     readers: tuple[ReaderContents, ...]
-    readings: Readings
-    """Of whole drafts."""
-    resolution: tuple[float, ...]
+    windows: tuple[Window, ...]
 
 
 def learn(
@@ -51,23 +62,39 @@ def learn(
     calibrator: calibrate.Kind,
     folds: NDArray[np.intp],
     expected: Estimates,
+    hold_backs: Sequence[int],
     progress: Progress,
 ) -> Learnt:
-    """Two readers of every model but the reference whose drafts are recorded."""
-    found, readings, resolution = [], dict[int, Reading](), [0.0] * len(outcomes.models)
-    for name in (one for one in outcomes.models if one in outcomes.drafts and one != reference):
+    """Two readers of every model but the reference whose drafts are recorded.
+
+    The windows are that of whole drafts, `hold_backs`, and that of none.
+    """
+    reading = [one for one in outcomes.models if one in outcomes.drafts and one != reference]
+    if not reading:
+        return Learnt((), (Window(WHOLE, {}, ()),))
+    lengths = sorted({WHOLE, *hold_backs}, reverse=True)
+    found: list[ReaderContents] = []
+    told: dict[int, dict[int, Reading]] = {tokens: {} for tokens in lengths}
+    resolution = {tokens: [0.0] * len(outcomes.models) for tokens in lengths}
+    for name in reading:
         progress(f"learning from drafts of {name}")
         index, logprobs = outcomes.models.index(name), drafts.have_logprobs(outcomes, name)
-        stack = _Stack(outcomes, drafts.seen(outcomes, name, logprobs), expected, index, recipe)
-        lines, whole = stack.told(folds, calibrator)
-        found.append(stack.contents(name, lines, logprobs, None))
         gap = (outcomes.models.index(reference), index)
-        readings[index], resolution[index] = whole, _told_more(expected.p_correct, whole.p_correct, *gap)
-        beginning = replace(stack, seen=_begun(outcomes, name, logprobs, recipe.seed))
-        lines, early = beginning.told(folds, calibrator)
+        stack = _Stack(outcomes, drafts.seen(outcomes, name, logprobs), expected, index, recipe)
+        lines, [whole] = stack.told(folds, calibrator)
+        found.append(stack.contents(name, lines, logprobs, None))
+        beginning = replace(stack, seen=_anywhere(outcomes, name, logprobs, recipe.seed))
+        at_ends = [_at(outcomes, name, logprobs, tokens) for tokens in lengths[1:]]
+        lines, [early, *ends] = beginning.told(folds, calibrator, *at_ends)
         left = _told_more(early.p_correct, whole.p_correct, *gap)
         found.append(beginning.contents(name, lines, logprobs, left))
-    return Learnt(tuple(found), readings, tuple(resolution) if readings else ())
+        longest = np.array([one.tokens for one in outcomes.drafts[name]])
+        for tokens, end in zip(lengths, [whole, *ends], strict=True):
+            told[tokens][index] = Reading.where(longest > tokens, end, whole)
+            shown = told[tokens][index].p_correct
+            resolution[tokens][index] = _told_more(expected.p_correct, shown, *gap)
+    windows = [Window(tokens, told[tokens], tuple(resolution[tokens])) for tokens in lengths]
+    return Learnt(tuple(found), (*windows, Window(0, {}, ())))
 
 
 def _told_more(before: _Array, after: _Array, reference: int, index: int) -> float:
@@ -78,20 +105,18 @@ def _told_more(before: _Array, after: _Array, reference: int, index: int) -> flo
     return min(1.0, float(change.std()) / math.sqrt(max(unit, _LEAST_UNIT)))
 
 
-def _begun(outcomes: Outcomes, name: str, logprobs: bool, seed: int) -> list[Evidence]:
+def _anywhere(outcomes: Outcomes, name: str, logprobs: bool, seed: int) -> list[Evidence]:
     """Of every draft a beginning, whose length is drawn."""
     parts = np.random.default_rng(seed).uniform(*_CUTS, len(outcomes))
-    beginnings = [begun(*one) for one in zip(outcomes.drafts[name], parts.tolist(), strict=True)]
-    return drafts.seen(replace(outcomes, drafts={name: tuple(beginnings)}), name, logprobs)
+    whole = np.array([one.tokens for one in outcomes.drafts[name]])
+    tokens = np.maximum(1, (parts * whole).astype(np.intp))
+    return drafts.seen(drafts.begun(outcomes, name, tokens), name, logprobs)
 
 
-def begun(draft: Draft, part: float) -> Draft:
-    """The draft when so large a part of its tokens was written."""
-    tokens = max(1, int(draft.tokens * part))
-    chars = math.ceil(len(draft.text) * tokens / max(draft.tokens, 1))
-    return replace(
-        draft, text=draft.text[:chars], finished=False, tokens=tokens, logprobs=draft.logprobs[:tokens]
-    )
+def _at(outcomes: Outcomes, name: str, logprobs: bool, tokens: int) -> list[Evidence]:
+    """Of every draft what is written after so many tokens."""
+    begun = drafts.begun(outcomes, name, np.full(len(outcomes), tokens))
+    return drafts.seen(begun, name, logprobs)
 
 
 @dataclass(frozen=True)
@@ -105,13 +130,13 @@ class _Stack:
     recipe: Recipe
 
     def told(
-        self, folds: NDArray[np.intp], calibrator: calibrate.Kind
-    ) -> tuple[tuple[calibrate.Calibrator, ...], Reading]:
-        """What readers say that were trained without a draft's fold, and their calibrators."""
-        heads = self._cross_fitted(folds)
-        lines = calibrate.fit_all(calibrator, heads.logits, self.outcomes.score)
-        p_correct = calibrate.apply_all(lines, heads.logits)
-        return lines, Reading(p_correct, calibrate.spreads(lines, heads.logits, heads.deviation, p_correct))
+        self, folds: NDArray[np.intp], calibrator: calibrate.Kind, *others: Sequence[Evidence]
+    ) -> tuple[tuple[calibrate.Calibrator, ...], list[Reading]]:
+        """Calibrators, and what readers say that were trained without a draft's fold: of what is seen, and
+        of `others` in its place."""
+        found = self._cross_fitted(folds, (self.seen, *others))
+        lines = calibrate.fit_all(calibrator, found[0].logits, self.outcomes.score)
+        return lines, [_calibrated(lines, heads) for heads in found]
 
     def contents(
         self, name: str, lines: tuple[calibrate.Calibrator, ...], logprobs: bool, left: float | None
@@ -124,16 +149,22 @@ class _Stack:
         seen = [self.seen[row] for row in rows.tolist()]
         return train_reader(self.outcomes.take(rows), seen, *self._known(rows), self.recipe)
 
-    def _cross_fitted(self, folds: NDArray[np.intp]) -> Heads:
+    def _cross_fitted(self, folds: NDArray[np.intp], shown: Sequence[Sequence[Evidence]]) -> list[Heads]:
         n, m = self.outcomes.score.shape
-        heads = Heads(*np.empty((3, n, m)))
+        found = [Heads(*np.empty((3, n, m))) for _ in shown]
         for fold in np.unique(folds).tolist():
             graph, _ = export(self._trained(np.flatnonzero(folds != fold)))
             rows, model = np.flatnonzero(folds == fold), UncertaintyModel(graph, m)
             for part in np.array_split(rows, -(-len(rows) // _BATCH)):
-                told = model.run(pack([self.seen[row] for row in part.tolist()], *self._known(part)))
-                heads.logits[part], heads.deviation[part] = told.logits, told.deviation
-        return heads
+                for heads, seen in zip(found, shown, strict=True):
+                    told = model.run(pack([seen[row] for row in part.tolist()], *self._known(part)))
+                    heads.logits[part], heads.deviation[part] = told.logits, told.deviation
+        return found
 
     def _known(self, rows: NDArray[np.intp]) -> tuple[_Array, _Array]:
         return self.expected.logits[rows], self.expected.completion_tokens[rows, self.index]
+
+
+def _calibrated(lines: tuple[calibrate.Calibrator, ...], heads: Heads) -> Reading:
+    p_correct = calibrate.apply_all(lines, heads.logits)
+    return Reading(p_correct, calibrate.spreads(lines, heads.logits, heads.deviation, p_correct))

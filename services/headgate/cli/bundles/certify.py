@@ -28,7 +28,8 @@ from headgate.cli.bundles.data import (
 )
 from headgate.cli.outcomes import needs
 from headgate.cli.state import CommandError
-from headgate.cli.words import percent, promise
+from headgate.cli.words import held_back, percent, promise
+from headgate.router.types import WHOLE
 
 if TYPE_CHECKING:
     from headgate.router.offline.certify import Outlook, Statement
@@ -117,12 +118,13 @@ def certify(
 def told(certificates: Sequence[Certificate], risk_target: float, statement: Statement, out: Console) -> None:
     """What was certified, what it means and assumes; what is missing where it is not enough."""
     for one in certificates:
-        out.print(f"certified on {one.n:,} queries: {_said(one)} (up to λ = {one.lam:.4g})")
+        out.print(f"certified on {one.n:,} queries{_held(one)}: {_said(one)} (up to λ = {one.lam:.4g})")
     if certificates:
         if certificates[0].slices:
             out.print(f"the kinds: {', '.join(certificates[0].slices)}")
         out.print(_ASSUMED)
-    if not any(one.risk_target <= risk_target for one in certificates):
+    usual = [one for one in certificates if one.hold_back == WHOLE]
+    if not any(one.risk_target <= risk_target for one in usual):
         out.print(
             f"[bold]No certificate meets the default risk target {percent(risk_target)}[/bold]: everything "
             f"goes to the reference model until one does. {_more(risk_target, statement)}"
@@ -140,6 +142,11 @@ def foretold(more: Sequence[Outlook], level: float, reference: str, out: Console
         f"About what more labels would buy at a risk target of {percent(level)}, if they lose as often:"
     )
     out.print(table)
+
+
+def _held(one: Certificate) -> str:
+    """Of which policy it speaks, where the bundle has several."""
+    return f", {held_back(one.hold_back)}" if "hold_back" in one.settings else ""
 
 
 def _said(one: Certificate) -> str:

@@ -51,12 +51,13 @@ def _shown(loaded: Bundle, out: Console) -> None:
         models.add_row(name, line.kind, *shown, f"{cost.mean_completion:.0f}")
     out.print(models)
     certificates = Table("certificate", "risk target", "confidence", "λ", "n", "window", "expires")
-    for one in loaded.certificates:
+    every = loaded.contents.certificates
+    for one in every:
         expires = "never" if one.expires is None else f"{one.expires:.0f}"
         window = f"{one.window:,}" if one.window else "long run"
         held = percent(one.risk_target), percent(one.confidence), f"{one.lam:.4g}", f"{one.n:,}"
         certificates.add_row(one.id, *held, window, expires)
-    out.print(certificates if loaded.certificates else "no certificate: everything goes to the reference")
+    out.print(certificates if every else "no certificate: everything goes to the reference")
     out.print("notes: " + json.dumps(loaded.contents.notes))
 
 

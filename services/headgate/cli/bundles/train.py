@@ -50,6 +50,14 @@ def train(
     label: LabelOption = "score",
     exclude: ExcludeOption = None,
     with_drafts: DraftsOption = False,
+    hold_back: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=32_767,
+            help="With drafts: also certify holding them back for so many tokens only. Repeatable.",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     risk_target: Annotated[float, typer.Option(help="The bundle's default risk target.")] = 0.05,
     window: Annotated[int, typer.Option(help="Requests over which a certificate can be checked.")] = 300,
@@ -85,6 +93,8 @@ def train(
         from headgate.router.offline import build, certify, datasets
         from headgate.router.offline.train import Recipe
 
+        if hold_back and not with_drafts:
+            raise CommandError("--hold-back: there are no drafts to hold back; add --with-drafts")
         table = data.read(path, source, dataset, model, label, exclude)
         if with_drafts:
             drafting = [name for name in table.models if name != reference]
@@ -96,7 +106,12 @@ def train(
         )
         console.print(f"{len(fitted):,} queries to train and calibrate, {len(threshold):,} to certify")
         plan = build.Plan(
-            reference, listed, Recipe(seed=seed, default_answer_tokens=answer_tokens), calibrator, risk_target
+            reference,
+            listed,
+            Recipe(seed=seed, default_answer_tokens=answer_tokens),
+            calibrator,
+            risk_target,
+            tuple(hold_back or ()),
         )
         with console.status("training") as status:
             contents = build.build(fitted, plan, _shared(difficulty), status.update)

@@ -8,17 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from headgate.router.accept import Look
 from headgate.router.bundle import Bundle
-from headgate.router.cascade import CallModel, Cascade, Finished, Received
-from headgate.router.offline import build, certify, courses, curve, datasets
+from headgate.router.cascade import CallModel, Cascade, Finished, Received, Stopped
+from headgate.router.offline import build, certify, courses, curve, datasets, drafts
 from headgate.router.offline.build import Plan
 from headgate.router.offline.certify import Statement
 from headgate.router.offline.datasets import DataError, Outcomes
 from headgate.router.reader import Reading
-from headgate.router.types import Certificate, Draft, Model, Objective, Pool, Query
+from headgate.router.types import WHOLE, Certificate, Draft, Model, Objective, Pool, Query
 from tests.planted import PRICES
 
 SMALL, BIG = "tiny", "big"
+SOME = 2
+"""Tokens of a draft, of four: the word that tells is among them."""
 
 
 def with_drafts(outcomes: Outcomes, seed: int) -> Outcomes:
@@ -37,7 +40,7 @@ def learnt(outcomes: Outcomes, seed: int) -> tuple[Outcomes, Outcomes]:
 
 @pytest.fixture(scope="module")
 def cascade(learnt: tuple[Outcomes, Outcomes], plan: Plan) -> Bundle:
-    return build.loaded(build.build(learnt[0], plan))
+    return build.loaded(build.build(learnt[0], replace(plan, hold_backs=(SOME,))))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def test_one_draft_is_told_what_the_batch_says(cascade: Bundle, other: Outcomes)
     some = other.take(np.arange(20))
     expected, reader = build.estimates(cascade, some), cascade.readers[SMALL]
     many = courses.readings(cascade, some, expected)[0]
-    for row, seen in enumerate(courses.drafts.seen(some, SMALL, logprobs=False)):
+    for row, seen in enumerate(drafts.seen(some, SMALL, logprobs=False)):
         tokens = float(expected.completion_tokens[row, 0])
         p, spread = reader.read_one(seen, expected.logits[row].tolist(), tokens)
         assert list(p) == pytest.approx(many.p_correct[row].tolist(), abs=1e-5)
@@ -103,16 +106,28 @@ def test_a_draft_costs_its_tokens_even_where_the_reference_answers(cascade: Bund
     assert usage[place, 0, 0] > prompts * (alone + wasted[place] / 2), grid[place]
 
 
+@pytest.mark.parametrize("hold_back", [WHOLE, SOME, 0])
 def test_certificates_of_a_cascade_hold_on_fresh_queries(
-    cascade: Bundle, learnt: tuple[Outcomes, Outcomes], terms: Statement, other: Outcomes
+    cascade: Bundle, learnt: tuple[Outcomes, Outcomes], terms: Statement, other: Outcomes, hold_back: int
 ) -> None:
-    made = certify.certificates(cascade, learnt[1], terms)
+    made = [c for c in certify.certificates(cascade, learnt[1], terms) if c.hold_back == hold_back]
     assert made
-    expected = build.estimates(cascade, other)
-    taken = courses.courses(cascade.policy, expected, courses.readings(cascade, other, expected))
-    lost = courses.regrets(cascade.policy, taken.answered, other.score).mean(axis=0)
+    view, expected = cascade.holding_back(hold_back), build.estimates(cascade, other)
+    taken = courses.courses(view.policy, expected, courses.readings(view, other, expected))
+    lost = courses.regrets(view.policy, taken.answered, other.score).mean(axis=0)
     for one in made:
-        assert lost[cascade.policy.grid.index(one.lam)] <= one.risk_target
+        assert lost[view.policy.grid.index(one.lam)] <= one.risk_target
+
+
+def test_the_longer_drafts_are_held_back_the_less_an_answer_costs(cascade: Bundle, other: Outcomes) -> None:
+    expected, cost = build.estimates(cascade, other), {}
+    for view in (cascade.holding_back(tokens) for tokens in (WHOLE, SOME, 0)):
+        taken = courses.courses(view.policy, expected, courses.readings(view, other, expected))
+        lost = courses.regrets(view.policy, taken.answered, other.score).mean(axis=0)
+        cost[view.policy.hold_back] = taken.cost(expected.relative_cost).mean(axis=0)[lost <= 0.05].min()
+    print(f"cost at a regret of 5 % by hold-back: {cost}")
+    assert cost[WHOLE] <= cost[SOME] + 0.02
+    assert cost[SOME] < cost[0] - 0.02, "half a draft tells something"
 
 
 def test_a_cascade_cannot_be_certified_without_drafts(
@@ -136,38 +151,44 @@ def test_readings_join_in_order() -> None:
     assert Reading.joined([one, two]).p_correct[:, 0].tolist() == [1.0, 2.0]
 
 
-def test_what_is_served_is_what_was_certified(cascade: Bundle, other: Outcomes) -> None:
+@pytest.mark.parametrize("hold_back", [WHOLE, SOME, 0])
+def test_what_is_served_is_what_was_certified(cascade: Bundle, other: Outcomes, hold_back: int) -> None:
     """Recorded drafts through the real state machine, beside the courses that certificates are made of."""
     some = other.take(np.arange(300))
+    lam, settings = cascade.policy.grid[400], {"hold_back": float(hold_back)}
     certificate = Certificate(
-        "c", "regret", 0.1, 0.95, cascade.policy.grid[400], 1, "", 0.0, BIG, models=(SMALL, BIG)
+        "c", "regret", 0.1, 0.95, lam, 1, "", 0.0, BIG, models=(SMALL, BIG), settings=settings
     )
-    served = build.loaded(replace(cascade.contents, certificates=(certificate,)))
+    loaded = build.loaded(replace(cascade.contents, certificates=(certificate,)))
+    served = loaded.holding_back(hold_back)
     pool = Pool(tuple(Model(name, PRICES[name].price) for name in (SMALL, BIG)), BIG)
     expected = build.estimates(served, some)
     answered, drafted = courses.one_course(
-        served.policy, expected, courses.readings(served, some, expected), certificate.lam
+        served.policy, expected, courses.readings(served, some, expected), lam
     )
     covered = certify.covered(served.policy, expected)
-    ways = [
-        _course(served, pool, text, draft) for text, draft in zip(some.texts, some.drafts[SMALL], strict=True)
-    ]
+    begun = drafts.begun(some, SMALL, np.full(len(some), hold_back)).drafts[SMALL]
+    ways = [_course(served, pool, *one) for one in zip(some.texts, some.drafts[SMALL], begun, strict=True)]
     told = [
         (served.models[a], SMALL if d >= 0 else "") if inside else (BIG, "")
         for a, d, inside in zip(answered.tolist(), drafted.tolist(), covered.tolist(), strict=True)
     ]
     assert ways == told
     assert {model for model, _ in ways} == {SMALL, BIG}
-    assert any(wasted for _, wasted in ways)
+    assert any(wasted for _, wasted in ways) is bool(hold_back)
 
 
-def _course(bundle: Bundle, pool: Pool, text: str, draft: Draft) -> tuple[str, str]:
+def _course(bundle: Bundle, pool: Pool, text: str, whole: Draft, begun: Draft) -> tuple[str, str]:
     """Who answers, and whose draft was not accepted."""
     cascade = Cascade(bundle, pool, now=0.0)
-    command = cascade.feed(Received(Query(text, Objective(risk_target=0.1))))
+    query = Query(text, Objective(risk_target=0.1), hold_back=bundle.policy.hold_back, early_stop=False)
+    command = cascade.feed(Received(query))
     wasted = ""
     while isinstance(command, CallModel):
         if command.escalation:
-            wasted = draft.model
-        command = cascade.feed(Finished(command.model, draft if command.draft else None))
+            wasted = whole.model
+        event: Finished | Stopped = Finished(command.model, whole if command.draft else None)
+        if command.draft and whole.tokens > cascade.hold_back and cascade.look(begun) is Look.STOP:
+            event = Stopped(command.model, begun)
+        command = cascade.feed(event)
     return command.model, wasted
