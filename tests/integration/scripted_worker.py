@@ -58,7 +58,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         """Performs the script."""
         text = "".join(part.text for part in request.messages[-1].parts)
         script = json.loads(text) if text.startswith("{") else {"say": self._echo(text)}
-        self._note("begun", request.request_id, left_s=context.time_remaining())
+        told = {"left_s": context.time_remaining(), "logprobs": request.logprobs}
+        self._note("begun", request.request_id, **told)
         try:
             await self._perform(script, request.logprobs, context)
         except asyncio.CancelledError:

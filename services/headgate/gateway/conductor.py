@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -41,6 +41,7 @@ from headgate.gateway.hedge import Hedge
 from headgate.gateway.records import Ended, Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.shadow import Answered, Shadow
+from headgate.gateway.watched import Watched
 from headgate.gateway.workers import Call, Worker, Workers
 from headgate.router.accept import Look
 from headgate.router.cascade import (
@@ -100,6 +101,8 @@ class Held:
     text: list[str]
     finish_reason: types_pb2.FinishReason.ValueType
     usage: types_pb2.Usage
+    pieces: list[router_pb2.Delta]
+    """The text as it came; empty unless it is watched."""
 
 
 @dataclass(slots=True)
@@ -111,6 +114,8 @@ class Journey:
     request_id: str
     deliver: Deliver | None = None
     """Sends an event to the caller; None collects the answer."""
+    watched: Watched | None = None
+    """What is told beside the text; None unless the caller watches."""
     decision: Decision | None = None
     model: str = ""
     """The model that the caller takes to be answering."""
@@ -192,13 +197,19 @@ class Conductor:
         return wire
 
     async def answer(
-        self, arrival: Arrival, query: types_pb2.Query, deliver: Deliver | None = None
+        self,
+        arrival: Arrival,
+        query: types_pb2.Query,
+        deliver: Deliver | None = None,
+        watch: bool = False,
     ) -> router_pb2.GenerateResponse:
         """The answer; with `deliver` its decision, text and switches go there as they come about.
 
+        With `watch` log-probabilities and drafts that were not accepted go there too.
+
         Raises ServiceError or RouterError. Whatever happens, a record is written and no call is left running.
         """
-        journey = _journey(arrival, query, deliver)
+        journey = _journey(arrival, query, deliver, watch)
         code = "INTERNAL"
         final = None
         try:
@@ -371,6 +382,8 @@ class Conductor:
             await self._switch(journey, command)
         journey.text.clear()
         journey.logprobs.clear()
+        if journey.watched is not None:
+            journey.watched.clear()
         journey.finish_reason, journey.usage = types_pb2.FINISH_REASON_UNSPECIFIED, types_pb2.Usage()
         journey.holding = command.draft
         if command.beside:
@@ -405,7 +418,13 @@ class Conductor:
         """Tells the caller that another model answers, if it is another than it takes to be answering."""
         left, journey.model = journey.model, model
         if journey.deliver is not None and left != model:
-            switched = router_pb2.ModelSwitched(from_model=left, to_model=model, escalation=escalation)
+            switched = router_pb2.ModelSwitched(
+                from_model=left,
+                to_model=model,
+                escalation=escalation,
+                explanation=_why_switched(journey, left, model, escalation),
+                draft=_left_draft(journey, left),
+            )
             await journey.deliver(Event(model_switched=switched))
 
     async def _deliver_draft(self, journey: Journey, answer: Answer) -> None:
@@ -420,7 +439,8 @@ class Conductor:
         journey.finish_reason, journey.usage = held.finish_reason, held.usage
         await self._tell_switch(journey, answer.model, escalation=False)
         journey.text.clear()
-        await self._deliver(journey, "".join(held.text))
+        for piece in held.pieces or [router_pb2.Delta(text="".join(held.text))]:
+            await self._deliver(journey, piece.text, piece.logprobs)
 
     async def _call(self, journey: Journey, worker: Worker, cascade: Cascade) -> None:
         """Calls the worker once and delivers its text, or holds it back. An attempt is always noted.
@@ -465,7 +485,7 @@ class Conductor:
                 journey.waited += time.perf_counter() - asked
             if not isinstance(chunk, worker_pb2.WorkerServiceGenerateResponse):
                 raise _CutError
-            await self._deliver(journey, chunk.text)
+            await self._deliver(journey, chunk.text, (token.logprob for token in chunk.tokens))
             if journey.holding:
                 journey.logprobs.extend(token.logprob for token in chunk.tokens)
             if chunk.finish_reason:
@@ -519,11 +539,12 @@ class Conductor:
         self._metrics.wasted_hedge_tokens.labels(hedge.worker.name).inc(attempt.usage.completion_tokens)
         journey.wasted_nanousd += attempt.cost_nanousd
 
-    async def _deliver(self, journey: Journey, text: str) -> None:
+    async def _deliver(self, journey: Journey, text: str, logprobs: Iterable[float] = ()) -> None:
+        piece = journey.watched.add(text, logprobs) if journey.watched is not None else None
         if text:
             journey.text.append(text)
             if journey.deliver is not None and not journey.holding:
-                await journey.deliver(Event(delta=router_pb2.Delta(text=text)))
+                await journey.deliver(Event(delta=piece or router_pb2.Delta(text=text)))
 
     def _note(
         self,
@@ -706,8 +727,11 @@ class _CutError(Exception):
     """A worker's stream ended without its last chunk."""
 
 
-def _journey(arrival: Arrival, query: types_pb2.Query, deliver: Deliver | None = None) -> Journey:
-    return Journey(arrival, query, query.request_id or uuid.uuid4().hex, deliver)
+def _journey(
+    arrival: Arrival, query: types_pb2.Query, deliver: Deliver | None = None, watch: bool = False
+) -> Journey:
+    request_id = query.request_id or uuid.uuid4().hex
+    return Journey(arrival, query, request_id, deliver, Watched() if watch else None)
 
 
 def _call(command: Command) -> CallModel:
@@ -745,18 +769,20 @@ def _end(worker: Worker, call: Call | Hedge) -> None:
 
 
 def _request(journey: Journey, worker: Worker) -> worker_pb2.WorkerServiceGenerateRequest:
-    """Of a draft the log-probabilities are wanted, where the worker tells them."""
+    """Of a draft, and by who watches, the log-probabilities are wanted, where the worker tells them."""
+    wanted = journey.holding or journey.watched is not None
     return worker_pb2.WorkerServiceGenerateRequest(
         messages=journey.wire.messages,
         sampling=journey.wire.sampling,
         request_id=journey.request_id,
-        logprobs=journey.holding and worker.model is not None and worker.model.logprobs,
+        logprobs=wanted and worker.model is not None and worker.model.logprobs,
     )
 
 
 def _draft(journey: Journey, model: str) -> Draft:
     """What the attempt that just ended wrote; it is held from here on."""
-    journey.held = Held(list(journey.text), journey.finish_reason, journey.usage)
+    pieces = list(journey.watched.pieces) if journey.watched is not None else []
+    journey.held = Held(list(journey.text), journey.finish_reason, journey.usage, pieces)
     return Draft(
         model=model,
         text="".join(journey.text),
@@ -765,6 +791,20 @@ def _draft(journey: Journey, model: str) -> Draft:
         tokens=journey.usage.completion_tokens,
         logprobs=tuple(journey.logprobs),
     )
+
+
+def _why_switched(journey: Journey, left: str, model: str, escalation: bool) -> str:
+    """Why `model` goes on, in one sentence for people."""
+    if escalation and journey.decision is not None:
+        return journey.decision.explanation
+    failed = str(journey.failure or f"the model {left} failed")
+    return f"{failed[:1].upper()}{failed[1:]}, so {model} answers."
+
+
+def _left_draft(journey: Journey, left: str) -> list[router_pb2.Delta]:
+    """The draft of `left` that was not accepted, for who watches."""
+    drafting = journey.decision.drafted_by if journey.decision is not None else ""
+    return journey.watched.pieces if journey.watched is not None and left == drafting else []
 
 
 def _overhead(journey: Journey) -> float:

@@ -72,7 +72,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         async def stream(visit: _Visit) -> None:
             request = _valid(message, router_pb2.StreamGenerateRequest)
             arrival = visit.arrival(STREAM_S)
-            answer = await self._conductor.answer(arrival, request.query, context.write)
+            answer = await self._conductor.answer(arrival, request.query, context.write, request.watch)
             finished = router_pb2.Finished(
                 finish_reason=answer.finish_reason, usage=answer.usage, decision=answer.decision
             )
