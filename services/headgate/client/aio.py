@@ -57,10 +57,19 @@ class AsyncClient:
         return convert.from_response(await self._call(self._stub.Generate, request, timeout_s))
 
     def stream(
-        self, conversation: Conversation, *, timeout_s: float | None = None, **options: Unpack[Options]
+        self,
+        conversation: Conversation,
+        *,
+        timeout_s: float | None = None,
+        watch: bool = False,
+        **options: Unpack[Options],
     ) -> AsyncAnswerStream:
-        """The answer token by token: iterate over the events, or over `.texts()`."""
-        request = router_pb2.StreamGenerateRequest(query=convert.to_query(conversation, options))
+        """The answer token by token: iterate over the events, or over `.texts()`.
+
+        With `watch` they tell log-probabilities of tokens, and drafts that were not accepted.
+        """
+        query = convert.to_query(conversation, options)
+        request = router_pb2.StreamGenerateRequest(query=query, watch=watch)
         return AsyncAnswerStream(
             self._stub.StreamGenerate(
                 request, timeout=self._connection.deadline(timeout_s), metadata=self._connection.metadata()

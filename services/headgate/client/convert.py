@@ -13,8 +13,10 @@ from headgate.client.types import (
     Certificate,
     Conversation,
     Decision,
+    Delta,
     Message,
     ModelEstimate,
+    ModelSwitched,
     Options,
     OutcomeSource,
     Speculation,
@@ -101,6 +103,22 @@ def from_finished(text: str, finished: router_pb2.Finished) -> Answer:
     )
 
 
+def from_delta(delta: router_pb2.Delta) -> Delta:
+    """A piece of text."""
+    return Delta(delta.text, tuple(delta.logprobs))
+
+
+def from_switched(switched: router_pb2.ModelSwitched) -> ModelSwitched:
+    """Another model."""
+    return ModelSwitched(
+        from_model=switched.from_model,
+        to_model=switched.to_model,
+        escalation=switched.escalation,
+        explanation=switched.explanation,
+        draft=tuple(map(from_delta, switched.draft)),
+    )
+
+
 def from_decision(decision: types_pb2.Decision) -> Decision:
     """A decision in the client's words."""
     return Decision(
@@ -150,6 +168,7 @@ def _from_attempt(attempt: types_pb2.Attempt) -> Attempt:
         cost_nanousd=attempt.cost_nanousd,
         duration_s=attempt.duration.ToTimedelta().total_seconds(),
         speculation=_from_speculation(attempt.speculation) if attempt.HasField("speculation") else None,
+        completion_tokens=attempt.usage.completion_tokens,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headgate.client import convert
 from headgate.client.errors import HeadgateError, StreamCut, cut_after, from_status
-from headgate.client.types import Answer, Decision, Delta, EscalationOffered, ModelSwitched, StreamEvent
+from headgate.client.types import Answer, Decision, EscalationOffered, StreamEvent
 from headgate.v1 import router_pb2
 
 
@@ -36,7 +36,7 @@ class Progress:
             return self.decision
         if kind == "delta":
             self._pieces.append(response.delta.text)
-            return Delta(response.delta.text)
+            return convert.from_delta(response.delta)
         if kind == "error":
             raise self.failed(from_status(response.error))
         if kind == "finished":
@@ -57,8 +57,7 @@ class Progress:
 
 def _note(response: router_pb2.StreamGenerateResponse, kind: str | None) -> StreamEvent | None:
     if kind == "model_switched":
-        switched = response.model_switched
-        return ModelSwitched(switched.from_model, switched.to_model, switched.escalation)
+        return convert.from_switched(response.model_switched)
     if kind == "escalation_offered":
         return EscalationOffered(response.escalation_offered.model, response.escalation_offered.gain)
     return None

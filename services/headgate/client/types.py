@@ -126,6 +126,8 @@ class Attempt:
     duration_s: float
     speculation: Speculation | None = None
     """None where the worker has no draft model."""
+    completion_tokens: int = 0
+    """What it wrote, delivered or not; an estimate where it did not come to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,8 @@ class Delta:
     """More text."""
 
     text: str
+    logprobs: tuple[float, ...] = ()
+    """Natural logarithms of its tokens' probabilities; empty unless watched, and where nobody tells them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,10 @@ class ModelSwitched:
     to_model: str
     escalation: bool
     """True from uncertainty, false from failure (fallback)."""
+    explanation: str = ""
+    """Why, in one sentence; empty from a gateway that does not say."""
+    draft: tuple[Delta, ...] = ()
+    """What was written and not accepted; empty unless watched."""
 
 
 @dataclass(frozen=True, slots=True)

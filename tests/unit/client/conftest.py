@@ -67,9 +67,16 @@ class Gateway(router_pb2_grpc.RouterServiceServicer):
         context.add_callback(self.cancelled.set)
         yield router_pb2.StreamGenerateResponse(decision=DECISION)
         if question == "switch":
-            switched = router_pb2.ModelSwitched(from_model="small", to_model="large", escalation=True)
+            switched = router_pb2.ModelSwitched(
+                from_model="small",
+                to_model="large",
+                escalation=True,
+                explanation="It is doubtful.",
+                draft=[router_pb2.Delta(text="5", logprobs=[-2, -1])] if request.watch else [],
+            )
             yield router_pb2.StreamGenerateResponse(model_switched=switched)
-        yield router_pb2.StreamGenerateResponse(delta=router_pb2.Delta(text="4"))
+        first = router_pb2.Delta(text="4", logprobs=[-0.5] if request.watch else [])
+        yield router_pb2.StreamGenerateResponse(delta=first)
         if question == "hold":
             self.go_on.wait(30)
         if question == "cut":

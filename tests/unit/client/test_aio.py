@@ -40,6 +40,14 @@ async def test_a_stream_is_decision_text_answer(client):
     assert stream.answer.text == "42"
 
 
+async def test_a_watched_stream_tells_log_probabilities_and_the_draft(client, gateway):
+    async with client.stream("switch", watch=True) as stream:
+        _, switched, first, *_ = [event async for event in stream]
+    assert gateway.seen[-1].watch
+    assert switched == ModelSwitched("small", "large", True, "It is doubtful.", (Delta("5", (-2.0, -1.0)),))
+    assert first == Delta("4", (-0.5,))
+
+
 async def test_text_arrives_while_the_server_still_works(client, gateway):
     async with client.stream("hold") as stream:
         texts = stream.texts()

@@ -142,6 +142,23 @@ def test_a_stream_is_decision_text_answer(client):
     assert stream.decision is stream.answer.decision
 
 
+def test_a_watched_stream_tells_log_probabilities_and_the_draft(client, gateway):
+    with client.stream("switch", watch=True) as stream:
+        _, switched, first, *_ = stream
+    assert gateway.seen[-1].watch
+    assert switched.explanation == "It is doubtful."
+    assert switched.draft == (Delta("5", (-2.0, -1.0)),)
+    assert first == Delta("4", (-0.5,))
+
+
+def test_a_stream_is_not_watched_unless_it_is_asked_for(client, gateway):
+    with client.stream("switch") as stream:
+        _, switched, first, *_ = stream
+    assert not gateway.seen[-1].watch
+    assert switched == ModelSwitched("small", "large", True, "It is doubtful.")
+    assert first == Delta("4")
+
+
 def test_text_arrives_while_the_server_still_works(client, gateway):
     with client.stream("hold") as stream:
         texts = stream.texts()
