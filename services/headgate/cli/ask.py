@@ -19,6 +19,7 @@ from headgate.cli.connect import (
     worded,
 )
 from headgate.cli.state import CommandError, State
+from headgate.cli.watch import View
 from headgate.cli.words import as_json, summary
 from headgate.client import Answer, AnswerStream
 from headgate.client.types import Options
@@ -36,6 +37,10 @@ def ask(
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens; 0: the model's limit.")] = 0,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     require: RequireOption = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Show how it comes about: unsure tokens, drafts that were dropped."),
+    ] = False,
     as_object: Annotated[
         bool, typer.Option("--json", help="One JSON object with answer and decision.")
     ] = False,
@@ -48,23 +53,29 @@ def ask(
 
     [bold]headgate ask "4711 in words"[/bold]
 
+    [bold]headgate ask --watch "Sort up: 27 20 38 68"[/bold]   where it doubted, and what came of it
+
     [bold]headgate ask --model large "Sort up: 27 20 38 68"[/bold]
 
     [bold]echo "Reverse stressed" | headgate ask --json | jq .decision.model[/bold]
     """
     state: State = context.obj
-    text = _question(question)
+    if watch and as_object:
+        raise CommandError("--watch is for people and --json for programs: give one of them")
+    text, view = _question(question), View() if watch else None
     options = _options(model, risk_target, max_tokens, temperature)
     options["required_capabilities"] = require or ()
     with (
         connected(state, address, key, root_certificate, timeout_s) as client,
-        client.stream(text, **options) as stream,
+        client.stream(text, watch=watch, **options) as stream,
     ):
-        answer = _collect(stream) if as_object else _print(stream)
+        answer = view.show(stream) if view else _collect(stream) if as_object else _print(stream)
     remark = _remark(answer, max_tokens)
     if remark:
         print(remark, file=sys.stderr)
-    if as_object:
+    if view:
+        view.close(answer)
+    elif as_object:
         print(json.dumps(_object(answer)))
     else:
         typer.secho(summary(answer.decision), err=True, dim=True)

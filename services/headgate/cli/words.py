@@ -64,19 +64,46 @@ def certificate(certificate: Certificate | None) -> str:
     return f"{said} (certificate {certificate.id}, {certificate.n:,} labelled queries{made}{expires})."
 
 
-def summary(decision: Decision) -> str:
-    """One line about an answer: model, reason, confidence, cost, time."""
+def first(decision: Decision) -> str:
+    """Two lines before there is an answer: who is asked first and why, and what is promised of it."""
+    parts = [f"{decision.model} first", decision.reason.replace("_", " "), *_expected(decision)]
+    if decision.reason == "policy":
+        parts.append(f"λ {decision.lam:.3g}")
+    proof = decision.certificate
+    if proof is None:
+        return f"{' · '.join(parts)}\n{decision.explanation}".rstrip()
+    said = promise(
+        proof.loss, proof.confidence, proof.risk_target, proof.window, proof.reference_model, proof.slices
+    )
+    return f"{' · '.join(parts)}\n{said}."
+
+
+def _expected(decision: Decision) -> list[str]:
+    """p_correct of the model, where it is known."""
     chosen = next((one for one in decision.estimates if one.model == decision.model), None)
-    parts = [decision.model, decision.reason.replace("_", " ")]
-    if chosen is not None and chosen.p_correct_after_draft is not None:
-        parts.append(f"p_correct {chosen.p_correct_after_draft:.2f} after the draft")
-    elif chosen is not None and chosen.p_correct is not None:
-        parts.append(f"p_correct {chosen.p_correct:.2f} ± {chosen.spread or 0:.2f}")
+    if chosen is None or (chosen.p_correct is None and chosen.p_correct_after_draft is None):
+        return []
+    if chosen.p_correct_after_draft is not None:
+        return [f"p_correct {chosen.p_correct_after_draft:.2f} after the draft"]
+    return [f"p_correct {chosen.p_correct:.2f} ± {chosen.spread or 0:.2f}"]
+
+
+def _wasted(decision: Decision) -> str:
+    """How long the draft was that was not accepted; nothing of one that was written another time."""
+    tokens = sum(one.completion_tokens for one in decision.attempts if one.model == decision.drafted_by)
+    return f" ({tokens:,} tokens wasted)" if tokens else ""
+
+
+def summary(decision: Decision) -> str:
+    """One line about an answer: model, reason, p_correct, cost, times."""
+    parts = [decision.model, decision.reason.replace("_", " "), *_expected(decision)]
     if decision.escalated:
-        parts.append(f"after a draft of {decision.drafted_by}")
+        parts.append(f"after a draft of {decision.drafted_by}{_wasted(decision)}")
     parts.append(dollars(decision.cost_nanousd))
     if decision.cache_status == "hit":
         parts.append("from the cache")
+    if decision.attempts:
+        parts.append(f"{1000 * sum(one.duration_s for one in decision.attempts):.0f} ms in models")
     parts.append(f"{1000 * decision.overhead_s:.1f} ms in the gateway")
     if decision.degraded:
         parts.append(f"degraded: {', '.join(decision.degraded)}")
