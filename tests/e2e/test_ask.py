@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -62,6 +63,23 @@ def test_ask_prints_text_before_the_answer_has_ended(hesitant):
         out, err = asking.communicate(timeout=60)
     assert out == b"ty two\n"
     assert err.decode().splitlines()[-1].startswith("small · policy · $0.000000017 · ")
+
+
+def test_ctrl_c_while_watching_ends_the_line_and_says_nothing_more(hesitant):
+    command = ("ask", "--watch", "--address", hesitant.address, "42 in words")
+    with subprocess.Popen(
+        [sys.executable, "-m", "headgate.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env=scrubbed(),
+    ) as asking:
+        assert asking.stdout is not None
+        assert os.read(asking.stdout.fileno(), 100) == b"for"
+        asking.send_signal(signal.SIGINT)
+        out, err = asking.communicate(timeout=60)
+    assert (asking.returncode, out) == (130, b"\n")
+    assert err.decode().splitlines() == ["small first · policy · λ 0"]
 
 
 def test_ask_and_route_against_the_real_stack(up):

@@ -49,13 +49,13 @@ def asked_for_logprobs(running: Stack, request_id: str) -> list[bool]:
 async def test_log_probabilities_are_asked_for_and_told_only_when_watched(
     running: Stack, router: Stub
 ) -> None:
-    script: dict[str, object] = {"say": ["a", "b"]}
-    watched = await events(router, script, watch=True, model="large", request_id="seen-1")
-    plain = await events(router, script, watch=False, model="large", request_id="unseen-1", session="s")
+    # Two scripts: the second answer must not come from the cache.
+    watched = await events(router, {"say": ["a", "b"]}, watch=True, model="large", request_id="seen-1")
+    plain = await events(router, {"say": ["c", "d"]}, watch=False, model="large", request_id="unseen-1")
     assert [list(piece.logprobs) for piece in deltas(watched)] == [[LOGPROB], [LOGPROB]]
     assert not any(piece.logprobs for piece in deltas(plain))
     assert asked_for_logprobs(running, "seen-1") == [True]
-    assert not any(asked_for_logprobs(running, "unseen-1"))
+    assert asked_for_logprobs(running, "unseen-1") == [False]
 
 
 async def test_an_accepted_draft_comes_in_the_pieces_in_which_it_was_written(router: Stub) -> None:

@@ -66,9 +66,29 @@ def test_a_net_certificate_speaks_of_mean_quality_and_never_of_a_share_of_reques
 
 def test_a_decision_in_one_line():
     assert words.summary(DECISION) == (
-        "small · policy · p_correct 0.90 ± 0.05 · $0.00000125 · 1.5 ms in the gateway · degraded: cache"
+        "small · policy · p_correct 0.90 ± 0.05 · $0.00000125 · 100 ms in models · 1.5 ms in the gateway"
+        " · degraded: cache"
     )
     assert "from the cache" in words.summary(replace(DECISION, cache_status="hit"))
+
+
+def test_a_draft_that_was_not_accepted_is_told_with_its_tokens():
+    attempts = (Attempt("small", 1, 9, 0.1, completion_tokens=9), Attempt("large", 0, 90, 0.2))
+    escalated = replace(DECISION, model="large", drafted_by="small", attempts=attempts)
+    assert "after a draft of small (9 tokens wasted) · " in words.summary(escalated)
+    assert "after a draft of small · " in words.summary(replace(escalated, attempts=()))
+
+
+def test_before_the_answer_stands_who_is_asked_first_and_what_is_promised():
+    assert words.first(DECISION) == (
+        "small first · policy · p_correct 0.90 ± 0.05 · λ 0.5\n"
+        "With 95 % confidence, at most 5 % of 300 requests lose quality against always using large."
+    )
+
+
+def test_where_nothing_is_promised_the_reason_stands_and_no_λ_that_did_not_decide():
+    pinned = replace(DECISION, reason="pinned", certificate=None, model="large")
+    assert words.first(pinned) == "large first · pinned\nbecause"
 
 
 def test_a_decision_as_json():
