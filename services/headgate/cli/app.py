@@ -33,6 +33,8 @@ First steps:
 
   headgate ask "Reverse stressed"        the large model gives this one
 
+  headgate ask --watch "Sort up: 27 20 38 68"    where its draft was doubted
+
   headgate route "Reverse stressed" --explain
 """
 

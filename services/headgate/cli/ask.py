@@ -39,7 +39,7 @@ def ask(
     require: RequireOption = None,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Show how it comes about: unsure tokens, drafts that were dropped."),
+        typer.Option("--watch", help="Show how it comes about: unsure tokens, drafts not accepted."),
     ] = False,
     as_object: Annotated[
         bool, typer.Option("--json", help="One JSON object with answer and decision.")
@@ -53,7 +53,7 @@ def ask(
 
     [bold]headgate ask "4711 in words"[/bold]
 
-    [bold]headgate ask --watch "Sort up: 27 20 38 68"[/bold]   where it doubted, and what came of it
+    [bold]headgate ask --watch "Sort up: 27 20 38 68"[/bold]
 
     [bold]headgate ask --model large "Sort up: 27 20 38 68"[/bold]
 

@@ -35,7 +35,7 @@ class View:
 
     def __init__(self) -> None:
         self._answer, self._story = _console(stderr=False), _console(stderr=True)
-        self._begun = self._tinted = self._marked = False
+        self._begun = self._switched = self._tinted = self._marked = False
         self._offer: EscalationOffered | None = None
 
     def show(self, stream: AnswerStream) -> Answer:
@@ -50,6 +50,9 @@ class View:
 
     def close(self, answer: Answer) -> None:
         """What is to be said at the end."""
+        accepted = answer.decision.drafted_by and not self._switched
+        if accepted:
+            self._say(answer.decision.explanation)
         if self._offer is not None:
             self._say(_offered(self._offer))
         if self._tinted:
@@ -65,7 +68,7 @@ class View:
             case Delta():
                 self._piece(event)
             case ModelSwitched():
-                self._switched(event)
+                self._switch(event)
             case EscalationOffered():
                 # Told at the end: the answer that it doubts goes on.
                 self._offer = event
@@ -77,7 +80,8 @@ class View:
         else:
             print(piece.text, end="", flush=True)
 
-    def _switched(self, switched: ModelSwitched) -> None:
+    def _switch(self, switched: ModelSwitched) -> None:
+        self._switched = True
         if switched.draft:
             draft = Text.assemble(*(self._tint(piece, self._story) for piece in switched.draft))
             draft.stylize("strike")

@@ -33,11 +33,16 @@ FIRST = types_pb2.Decision(
 WHY = "The draft of small was stopped after 9 tokens as too doubtful, so large answers."
 
 
-def _last() -> types_pb2.Decision:
+def last(model: str) -> types_pb2.Decision:
+    """The final decision, on an answer of `model`."""
     small = types_pb2.Attempt(model="small", usage=types_pb2.Usage(completion_tokens=9))
-    last = types_pb2.Decision(model="large", drafted_by="small", reason=types_pb2.REASON_POLICY)
-    last.attempts.append(small)
-    return last
+    return types_pb2.Decision(
+        model=model,
+        drafted_by="small",
+        reason=types_pb2.REASON_POLICY,
+        explanation="It looks right.",
+        attempts=[small],
+    )
 
 
 def piece(text: str, logprob: float, told: bool) -> router_pb2.Delta:
@@ -71,8 +76,9 @@ class Gateway(router_pb2_grpc.RouterServiceServicer):
             yield Event(escalation_offered=router_pb2.EscalationOffered(model="large", gain=0.25))
         yield Event(delta=piece("2\n[bold]", UNSURE, told))
         if question != "half":
+            decision = last("small" if question == "accepted" else "large")
             reason = types_pb2.FINISH_REASON_STOP
-            yield Event(finished=router_pb2.Finished(decision=_last(), finish_reason=reason))
+            yield Event(finished=router_pb2.Finished(decision=decision, finish_reason=reason))
 
 
 @pytest.fixture
@@ -164,6 +170,11 @@ def test_an_answer_without_log_probabilities_is_shown_plain_and_without_a_legend
     code, out, err = terminal("--watch", "kept")
     assert (code, out) == (0, "42\n[bold]\n")
     assert "probability of a token" not in err
+
+
+def test_of_an_accepted_draft_is_told_why_it_was_accepted(ask: Run) -> None:
+    assert "\nIt looks right.\n" in ask("--watch", "accepted")[2]
+    assert "It looks right." not in ask("--watch", "doubtful")[2]
 
 
 def test_a_fallback_is_told_with_its_reason(ask: Run) -> None:
