@@ -86,7 +86,7 @@ class View:
             draft = Text.assemble(*(self._tint(piece, self._story) for piece in switched.draft))
             draft.stylize("strike")
             self._say(Text(f"draft of {switched.from_model}, not accepted: ") + draft)
-        self._say(f"→ {switched.to_model}: {switched.explanation}")
+        self._say(f"→ {switched.to_model}: {switched.explanation or 'it answers.'}")
 
     def _tint(self, piece: Delta, console: Console) -> Text:
         """Coloured by the probability of its tokens; without colours, doubtful ones are marked."""
