@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
-import google.rpc.status_pb2 as status_pb2  # type: ignore[import-untyped]
 import grpc
 import grpc.aio
 import structlog
@@ -23,27 +21,26 @@ from headgate.adapters.config import CascadeConfig
 from headgate.adapters.status_map import (
     ContextTooLongError,
     DeadlineError,
-    InvalidRequestError,
     ModelUnknownError,
-    OverloadedError,
     PermissionDeniedError,
     ServiceError,
     Violation,
     WorkerUnavailableError,
 )
 from headgate.adapters.telemetry import Metrics
-from headgate.gateway import answer_cache, convert, records
+from headgate.gateway import answer_cache, convert, failures, records
 from headgate.gateway.admission import Caller
 from headgate.gateway.answer_cache import AnswerCache
 from headgate.gateway.bundle_store import BundleStore
 from headgate.gateway.drain import Drain
+from headgate.gateway.failures import CutError
 from headgate.gateway.hedge import Hedge
+from headgate.gateway.journey import Arrival, Deliver, Event, Held, Journey
+from headgate.gateway.looks import Looks, StoppedError
 from headgate.gateway.records import Ended, Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.shadow import Answered, Shadow
-from headgate.gateway.watched import Watched
 from headgate.gateway.workers import Call, Worker, Workers
-from headgate.router.accept import Look
 from headgate.router.cascade import (
     Answer,
     CallModel,
@@ -59,96 +56,12 @@ from headgate.router.cascade import (
 )
 from headgate.router.cost import call_cost, estimate_tokens
 from headgate.router.errors import ContextError, ObjectiveError, RouterError
-from headgate.router.types import Decision, Draft, Objective, Pool, Query, Reason
+from headgate.router.types import Objective, Pool, Query, Reason
 from headgate.v1 import router_pb2, types_pb2, worker_pb2
 
 _LOG = structlog.get_logger(__name__)
-HOP_S: Final = 0.005
-"""What the gateway keeps of the time left, so that its own word arrives before the caller's deadline."""
-COME_BACK_S: Final = 1.0
-"""A probe's period: by then it is known whether the worker is back."""
-FIRST_LOOK: Final = 8
-"""Tokens of a draft that is being written before the first look at it."""
-NEXT_LOOK: Final = 1.25
-"""How much longer it is at the next: a look reads all that is written, and must not come ever so often."""
-QUICK_S: Final = 2.0
-"""A failure that took longer is not tried again on the same model: silence would be met with silence, and the
-deadline's rest belongs to the fallback."""
-_SETTLED: Final = frozenset(
-    code.value[0] for code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
-)
-"""What a worker says when asking it again gets the same answer: misconfigured, or not recorded."""
 WITHOUT_BUNDLE: Final = Objective(risk_target=0.05)
 """Aimed at when neither tenant, config nor bundle say; without a bundle it changes nothing."""
-
-Event = router_pb2.StreamGenerateResponse
-Deliver = Callable[[Event], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A request on arrival. Instants are those of `time.perf_counter`."""
-
-    caller: Caller
-    at: float
-    deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A whole draft that was not delivered yet."""
-
-    text: list[str]
-    finish_reason: types_pb2.FinishReason.ValueType
-    usage: types_pb2.Usage
-    pieces: list[router_pb2.Delta]
-    """The text as it came; empty unless it is watched."""
-
-
-@dataclass(slots=True)
-class Journey:
-    """What is known of a request on its way."""
-
-    arrival: Arrival
-    wire: types_pb2.Query
-    request_id: str
-    deliver: Deliver | None = None
-    """Sends an event to the caller; None collects the answer."""
-    watched: Watched | None = None
-    """What is told beside the text; None unless the caller watches."""
-    decision: Decision | None = None
-    model: str = ""
-    """The model that the caller takes to be answering."""
-    cache_status: types_pb2.CacheStatus.ValueType = types_pb2.CACHE_STATUS_BYPASS
-    attempts: list[types_pb2.Attempt] = field(default_factory=list)
-    degraded: set[types_pb2.Degradation.ValueType] = field(default_factory=set)
-    waited: float = 0.0
-    text: list[str] = field(default_factory=list)
-    """The answer so far, of the attempt that runs."""
-    logprobs: list[float] = field(default_factory=list)
-    """Of its tokens, where they were asked for."""
-    holding: bool = False
-    """Whether it is a draft, which is delivered once it is accepted."""
-    patience: float = math.inf
-    """Seconds after which a draft is accepted or not, though the hold-back is not over."""
-    hedge: Hedge | None = None
-    """The reference's answer, begun beside a draft."""
-    wasted_nanousd: int = 0
-    """What a hedge cost that was not needed."""
-    held: Held | None = None
-    """The draft that was read last."""
-    finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED
-    usage: types_pb2.Usage = field(default_factory=types_pb2.Usage)
-    failure: ServiceError | None = None
-
-    @property
-    def delivered(self) -> bool:
-        """Whether text has reached the caller."""
-        return self.deliver is not None and bool(self.text) and not self.holding
-
-    def seconds_left(self) -> float:
-        """What a call that starts now may take."""
-        return self.arrival.deadline - time.perf_counter() - HOP_S
 
 
 class Conductor:
@@ -187,7 +100,7 @@ class Conductor:
 
     async def route(self, arrival: Arrival, query: types_pb2.Query) -> types_pb2.Decision:
         """Decides and calls nobody. Raises what `answer` raises before it calls a worker."""
-        journey = _journey(arrival, query)
+        journey = Journey.of(arrival, query)
         # This call's own deadline is not that of the answer, which somebody may ask for later.
         _, command = await self._decide(journey, math.inf)
         wire = self._decision(journey, command.model)
@@ -209,7 +122,7 @@ class Conductor:
 
         Raises ServiceError or RouterError. Whatever happens, a record is written and no call is left running.
         """
-        journey = _journey(arrival, query, deliver, watch)
+        journey = Journey.of(arrival, query, deliver, watch)
         code = "INTERNAL"
         final = None
         try:
@@ -315,7 +228,7 @@ class Conductor:
             raise PermissionDeniedError("query.model: the tenant may not use this model")
         pool = self._workers.pool
         if pool is None or (pinned and pinned not in pool):
-            raise WorkerUnavailableError(self._nobody(), retry_after_s=COME_BACK_S)
+            raise WorkerUnavailableError(self._nobody(), retry_after_s=failures.COME_BACK_S)
         return pool
 
     def _nobody(self) -> str:
@@ -370,27 +283,22 @@ class Conductor:
         """One call of a worker, or none where it has no chance."""
         worker = self._workers[command.model]
         if not worker.serving:
-            return _left_out(journey, worker)
+            return failures.left_out(journey, worker)
         if command.repeats and not worker.retries.spend():
             return Failed(worker.name, retryable=False, delivered=False)
         # Asked last: an open breaker's yes is its one trial, which must not go to a call that is not made.
         if not worker.breaker.allows():
             if command.repeats:
                 worker.retries.take_back()
-            return _left_out(journey, worker)
+            return failures.left_out(journey, worker)
         if command.fallback or command.escalation:
             await self._switch(journey, command)
-        journey.text.clear()
-        journey.logprobs.clear()
-        if journey.watched is not None:
-            journey.watched.clear()
-        journey.finish_reason, journey.usage = types_pb2.FINISH_REASON_UNSPECIFIED, types_pb2.Usage()
-        journey.holding = command.draft
+        journey.start(holding=command.draft)
         if command.beside:
             self._begin_beside(journey, command.beside)
         try:
             await self._call(journey, worker, cascade)
-        except _StoppedError as stopped:
+        except StoppedError as stopped:
             # The worker did nothing wrong.
             worker.breaker.succeeded()
             worker.retries.earn()
@@ -399,9 +307,9 @@ class Conductor:
         except ServiceError as failure:
             journey.failure = failure
             retryable = isinstance(failure, WorkerUnavailableError)
-            return Failed(worker.name, retryable, journey.delivered, again=_worth_repeating(journey))
+            return Failed(worker.name, retryable, journey.delivered, again=failures.worth_repeating(journey))
         worker.retries.earn()
-        return Finished(worker.name, _draft(journey, worker.name) if command.draft else None)
+        return Finished(worker.name, journey.hold(worker.name) if command.draft else None)
 
     async def _switch(self, journey: Journey, command: CallModel) -> None:
         """Another model goes on, because of a failure or of uncertainty."""
@@ -435,17 +343,14 @@ class Conductor:
         if answer.model != answer.decision.model:
             journey.degraded.add(types_pb2.DEGRADATION_WORKER)
             self._metrics.fallbacks.labels(answer.model).inc()
-        journey.holding = False
         journey.finish_reason, journey.usage = held.finish_reason, held.usage
         await self._tell_switch(journey, answer.model, escalation=False)
-        journey.text.clear()
-        for piece in held.pieces or [router_pb2.Delta(text="".join(held.text))]:
-            await self._deliver(journey, piece.text, piece.logprobs)
+        await self._release(journey, held)
 
     async def _call(self, journey: Journey, worker: Worker, cascade: Cascade) -> None:
         """Calls the worker once and delivers its text, or holds it back. An attempt is always noted.
 
-        Raises ServiceError, and _StoppedError for a draft that is not worth its end.
+        Raises ServiceError, and StoppedError for a draft that is not worth its end.
         """
         left = journey.seconds_left()
         if left <= 0:
@@ -455,36 +360,36 @@ class Conductor:
         started = hedge.started if hedge else time.perf_counter()
         call = hedge or _begin(journey, worker, left)
         try:
-            last = await self._read(journey, call, _Watch(cascade, journey, worker.name))
+            last = await self._read(journey, call, Looks(cascade, journey, worker.name))
             code = grpc.StatusCode.OK
             worker.breaker.succeeded()
         except grpc.aio.AioRpcError as error:
             code = error.code()
-            raise _failure(worker, error) from None
-        except _CutError:
+            raise failures.of_call(worker, error) from None
+        except CutError:
             code = grpc.StatusCode.UNAVAILABLE
             worker.breaker.failed()
-            raise _unreachable(worker) from None
+            raise failures.unreachable(worker) from None
         finally:
             _end(worker, call)
             self._note(journey, worker, code, last, time.perf_counter() - started)
 
     async def _read(
-        self, journey: Journey, call: Call | Hedge, watch: _Watch
+        self, journey: Journey, call: Call | Hedge, watch: Looks
     ) -> worker_pb2.WorkerServiceGenerateResponse:
-        """Delivers chunks up to the last one, which is returned. Raises _CutError when there is none."""
+        """Delivers chunks up to the last one, which is returned. Raises CutError when there is none."""
         while True:
             asked = time.perf_counter()
             try:
                 chunk = await call.read()
             except asyncio.CancelledError:
-                if _cancelled_from_outside():
+                if failures.cancelled_from_outside():
                     raise
-                raise _CutError from None
+                raise CutError from None
             finally:
                 journey.waited += time.perf_counter() - asked
             if not isinstance(chunk, worker_pb2.WorkerServiceGenerateResponse):
-                raise _CutError
+                raise CutError
             await self._deliver(journey, chunk.text, (token.logprob for token in chunk.tokens))
             if journey.holding:
                 journey.logprobs.extend(token.logprob for token in chunk.tokens)
@@ -493,14 +398,16 @@ class Conductor:
                 journey.usage = chunk.usage
                 return chunk
             if journey.holding and watch.accepts(len(chunk.tokens) or estimate_tokens(chunk.text)):
-                await self._deliver_beginning(journey)
+                await self._release(journey, journey.so_far())
 
-    async def _deliver_beginning(self, journey: Journey) -> None:
-        """What was held back is the answer: from here on it is delivered as it comes."""
+    async def _release(self, journey: Journey, held: Held) -> None:
+        """What was held back is the answer; from here on text is delivered as it comes."""
         journey.holding = False
-        begun = "".join(journey.text)
         journey.text.clear()
-        await self._deliver(journey, begun)
+        if journey.watched is not None:
+            journey.watched.clear()
+        for piece in held.pieces or [router_pb2.Delta(text="".join(held.text))]:
+            await self._deliver(journey, piece.text, piece.logprobs)
 
     async def _offer(self, journey: Journey, model: str, offer: Offer) -> None:
         """The end of an answer is doubtful whose beginning was delivered: nothing is retracted."""
@@ -531,7 +438,7 @@ class Conductor:
             return
         hedge.cancel()
         self._metrics.hedges.labels(hedge.worker.name, "no").inc()
-        prompt, written = _estimated(journey).prompt_tokens, hedge.written
+        prompt, written = journey.estimated_usage().prompt_tokens, hedge.written
         usage = types_pb2.Usage(prompt_tokens=prompt, completion_tokens=written, estimated=True)
         code = grpc.StatusCode.CANCELLED if hedge.usage is None else grpc.StatusCode.OK
         seconds = time.perf_counter() - hedge.started
@@ -560,7 +467,7 @@ class Conductor:
         elif journey.usage.completion_tokens and journey.holding:
             usage = journey.usage
         else:
-            usage = _estimated(journey) if journey.text else types_pb2.Usage(estimated=True)
+            usage = journey.estimated_usage() if journey.text else types_pb2.Usage(estimated=True)
         if not (journey.holding and code is grpc.StatusCode.CANCELLED):
             _tell_pace(worker, code, seconds, usage.completion_tokens)
         attempt = self._attempt(journey, worker, code, usage, seconds)
@@ -617,14 +524,14 @@ class Conductor:
         wire.cache_status = journey.cache_status
         wire.attempts.extend(journey.attempts)
         wire.degraded.extend(sorted(journey.degraded))
-        wire.overhead.FromNanoseconds(round(_overhead(journey) * 1e9))
+        wire.overhead.FromNanoseconds(round(journey.overhead * 1e9))
         return wire
 
     def _record(self, journey: Journey, code: str, final: types_pb2.Decision | None) -> None:
-        decision = final or self._decision(journey, _last_model(journey))
+        decision = final or self._decision(journey, journey.last_model)
         took = time.perf_counter() - journey.arrival.at
         finish = types_pb2.FinishReason.Name(journey.finish_reason)
-        self._metrics.overhead.observe(_overhead(journey))
+        self._metrics.overhead.observe(journey.overhead)
         ended = Ended(code, took, finish, journey.usage)
         tenant = journey.arrival.caller.tenant
         record = records.request(tenant, decision, journey.wire.metadata, ended, time.time())
@@ -642,7 +549,7 @@ class Conductor:
             pieces=journey.text,
             usage=journey.usage,
             reference=pool.reference if pool else "",
-            wasted_nanousd=_wasted(journey, model),
+            wasted_nanousd=journey.wasted(model),
         )
 
 
@@ -651,87 +558,6 @@ def _may_need(hedge: Hedge | None, command: Command) -> bool:
     if hedge is None or not isinstance(command, CallModel):
         return False
     return command.draft or command.model == hedge.worker.name
-
-
-def _wasted(journey: Journey, answering: str) -> int:
-    """What a draft cost that was not accepted, and a hedge that was not needed."""
-    drafting = journey.decision.drafted_by if journey.decision else ""
-    if drafting in ("", answering):
-        return journey.wasted_nanousd
-    return journey.wasted_nanousd + sum(
-        attempt.cost_nanousd for attempt in journey.attempts if attempt.model == drafting
-    )
-
-
-class _StoppedError(Exception):
-    """A draft is not worth its end."""
-
-    def __init__(self, draft: Draft) -> None:
-        super().__init__()
-        self.draft = draft
-
-
-class _Watch:
-    """Looks at a draft while it is being written."""
-
-    def __init__(self, cascade: Cascade, journey: Journey, model: str) -> None:
-        self._cascade, self._journey, self._model = cascade, journey, model
-        self._written, self._due = 0, min(float(FIRST_LOOK), cascade.hold_back)
-        self._patient_until = time.perf_counter() + journey.patience
-
-    def accepts(self, more: int) -> bool:
-        """So many more tokens were written: whether the draft is the answer already.
-
-        Raises _StoppedError where no more should be written.
-        """
-        self._written += more
-        overdue = time.perf_counter() >= self._patient_until
-        if self._written < self._due and not overdue:
-            return False
-        self._plan_next()
-        draft = Draft(
-            self._model,
-            "".join(self._journey.text),
-            finished=False,
-            tokens=self._written,
-            logprobs=tuple(self._journey.logprobs),
-        )
-        found, self._patient_until = self._look(draft, overdue), math.inf if overdue else self._patient_until
-        if found is Look.STOP:
-            self._count()
-            raise _StoppedError(draft)
-        return found is Look.ACCEPT
-
-    def _plan_next(self) -> None:
-        hold_back = self._cascade.hold_back
-        self._due = NEXT_LOOK * self._written
-        if self._written < hold_back:
-            self._due = min(self._due, hold_back)
-
-    def _count(self) -> None:
-        usage = _estimated(self._journey)
-        self._journey.usage = types_pb2.Usage(
-            prompt_tokens=usage.prompt_tokens, completion_tokens=self._written, estimated=True
-        )
-
-    def _look(self, draft: Draft, overdue: bool) -> Look:
-        """A brain that fails over a beginning lets the draft come to its end."""
-        try:
-            return self._cascade.look(draft, overdue=overdue)
-        except Exception:
-            _LOG.exception("the brain failed over a draft", request_id=self._journey.request_id)
-            return Look.WAIT
-
-
-class _CutError(Exception):
-    """A worker's stream ended without its last chunk."""
-
-
-def _journey(
-    arrival: Arrival, query: types_pb2.Query, deliver: Deliver | None = None, watch: bool = False
-) -> Journey:
-    request_id = query.request_id or uuid.uuid4().hex
-    return Journey(arrival, query, request_id, deliver, Watched() if watch else None)
 
 
 def _call(command: Command) -> CallModel:
@@ -779,20 +605,6 @@ def _request(journey: Journey, worker: Worker) -> worker_pb2.WorkerServiceGenera
     )
 
 
-def _draft(journey: Journey, model: str) -> Draft:
-    """What the attempt that just ended wrote; it is held from here on."""
-    pieces = list(journey.watched.pieces) if journey.watched is not None else []
-    journey.held = Held(list(journey.text), journey.finish_reason, journey.usage, pieces)
-    return Draft(
-        model=model,
-        text="".join(journey.text),
-        finished=journey.finish_reason == types_pb2.FINISH_REASON_STOP,
-        declined=journey.finish_reason == types_pb2.FINISH_REASON_DECLINED,
-        tokens=journey.usage.completion_tokens,
-        logprobs=tuple(journey.logprobs),
-    )
-
-
 def _why_switched(journey: Journey, left: str, model: str, escalation: bool) -> str:
     """Why `model` goes on, in one sentence for people."""
     if escalation and journey.decision is not None:
@@ -807,77 +619,9 @@ def _left_draft(journey: Journey, left: str) -> list[router_pb2.Delta]:
     return journey.watched.pieces if journey.watched is not None and left == drafting else []
 
 
-def _overhead(journey: Journey) -> float:
-    return time.perf_counter() - journey.arrival.at - journey.waited
-
-
-def _last_model(journey: Journey) -> str:
-    if journey.attempts:
-        return journey.attempts[-1].model
-    return journey.decision.model if journey.decision else ""
-
-
-def _estimated(journey: Journey) -> types_pb2.Usage:
-    prompt = sum(estimate_tokens(convert.text(message)) for message in journey.wire.messages)
-    written = estimate_tokens("".join(journey.text))
-    return types_pb2.Usage(prompt_tokens=prompt, completion_tokens=written, estimated=True)
-
-
 def _tell_pace(worker: Worker, code: grpc.StatusCode, seconds: float, tokens: int) -> None:
     """A failure says nothing of how long answers take; a caller that did not wait for one says something."""
     if code is grpc.StatusCode.OK:
         worker.pace.finished(seconds, tokens, time.monotonic())
     elif code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         worker.pace.cut(seconds, tokens, time.monotonic())
-
-
-def _cancelled_from_outside() -> bool:
-    """Whether the request itself was cancelled, not only its call."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _failure(worker: Worker, error: grpc.aio.AioRpcError) -> ServiceError:
-    """The worker's failure in the caller's terms. A transport's words name addresses and stay here."""
-    said = status_map.of_call(error)
-    match error.code():
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineError("the deadline passed before the answer was finished")
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            pause = status_map.retry_after_s(said) if said else None
-            return OverloadedError(
-                f"the worker of model {worker.name} is full", retry_after_s=pause or COME_BACK_S
-            )
-        case grpc.StatusCode.INVALID_ARGUMENT if said:
-            return _refused(said)
-        case grpc.StatusCode.NOT_FOUND:
-            return _unreachable(worker)
-    worker.breaker.failed()
-    return _unreachable(worker)
-
-
-def _refused(said: status_pb2.Status) -> InvalidRequestError:
-    """What the worker finds wrong with its request, told of the query, whose fields it was made from."""
-    wrong = [Violation(f"query.{one.field}", one.description) for one in status_map.violations_of(said)]
-    if status_map.reason_of(said) == status_map.TABLE[ContextTooLongError][1]:
-        return ContextTooLongError(said.message, wrong or [Violation("query.messages", said.message)])
-    return InvalidRequestError(said.message, wrong)
-
-
-def _worth_repeating(journey: Journey) -> bool:
-    """Whether the last attempt failed in a way that the same model may not fail in again at once."""
-    if not journey.attempts:
-        return False
-    last = journey.attempts[-1]
-    return last.code not in _SETTLED and last.duration.ToNanoseconds() < QUICK_S * 1e9
-
-
-def _left_out(journey: Journey, worker: Worker) -> Failed:
-    """What a worker that cannot be called now tells the cascade."""
-    journey.failure = journey.failure or _unreachable(worker)
-    return Failed(worker.name, retryable=True, delivered=False, again=False)
-
-
-def _unreachable(worker: Worker) -> WorkerUnavailableError:
-    sentence = f"the worker of model {worker.name} cannot be reached or failed"
-    return WorkerUnavailableError(sentence, retry_after_s=COME_BACK_S)

@@ -21,8 +21,9 @@ from headgate.adapters.status_map import InvalidRequestError, LedgerUnavailableE
 from headgate.adapters.telemetry import Metrics
 from headgate.gateway import records
 from headgate.gateway.admission import CALLER, Context, Room
-from headgate.gateway.conductor import Arrival, Conductor, Event
+from headgate.gateway.conductor import Conductor
 from headgate.gateway.drain import Drain
+from headgate.gateway.journey import Arrival, Event
 from headgate.gateway.records import Recorder
 from headgate.router.errors import RouterError
 from headgate.v1 import router_pb2, router_pb2_grpc

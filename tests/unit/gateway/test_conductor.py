@@ -6,27 +6,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 
-from headgate.adapters import status_map
 from headgate.adapters.breaker import Breaker
 from headgate.adapters.config import CascadeConfig, ModelConfig
 from headgate.adapters.status_map import (
-    ContextTooLongError,
-    InvalidRequestError,
     ModelUnknownError,
-    ServiceError,
-    Violation,
 )
 from headgate.adapters.telemetry import Metrics
-from headgate.gateway import conductor
 from headgate.gateway.admission import Caller
 from headgate.gateway.answer_cache import AnswerCache
 from headgate.gateway.bundle_store import BundleStore
-from headgate.gateway.conductor import Arrival, Conductor, Event, Journey
+from headgate.gateway.conductor import Conductor
 from headgate.gateway.drain import Drain
+from headgate.gateway.journey import Arrival, Event, Journey
 from headgate.gateway.records import Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.workers import Worker, Workers
@@ -125,42 +118,3 @@ def _opened(clock: Callable[[], float]) -> Breaker:
 def _again(model: str) -> CallModel:
     decision = Decision(model, Reason.POLICY, "", ())
     return CallModel(model, decision, attempt=2, fallback=False)
-
-
-@pytest.mark.parametrize(
-    ("said", "fields"),
-    [
-        (InvalidRequestError("x", [Violation("sampling.seed", "no")]), ["query.sampling.seed"]),
-        (InvalidRequestError("x"), []),
-        (ContextTooLongError("x", [Violation("messages", "too long")]), ["query.messages"]),
-        (ContextTooLongError("x"), ["query.messages"]),
-    ],
-)
-async def test_fields_that_a_worker_refuses_are_named_as_the_query_s(
-    said: InvalidRequestError, fields: list[str]
-) -> None:
-    status = status_map.to_status(said)
-    trailing = grpc.aio.Metadata((status_map.DETAILS_KEY, status.SerializeToString()))
-    failed = grpc.aio.AioRpcError(grpc.StatusCode.INVALID_ARGUMENT, grpc.aio.Metadata(), trailing, "x")
-    worker = Worker("small", "127.0.0.1:1", None)
-    told: ServiceError = conductor._failure(worker, failed)
-    assert type(told) is type(said)
-    assert isinstance(told, InvalidRequestError)
-    assert [violation.field for violation in told.violations] == fields
-    await worker.close()
-
-
-@pytest.mark.parametrize(
-    ("code", "seconds", "again"),
-    [
-        (grpc.StatusCode.UNAVAILABLE, 0.01, True),
-        (grpc.StatusCode.CANCELLED, 0.01, True),
-        (grpc.StatusCode.UNAVAILABLE, 30.0, False),
-        (grpc.StatusCode.FAILED_PRECONDITION, 0.01, False),
-        (grpc.StatusCode.NOT_FOUND, 0.01, False),
-    ],
-)
-def test_only_a_quick_failure_is_worth_repeating(code: grpc.StatusCode, seconds: float, again: bool) -> None:
-    attempt = types_pb2.Attempt(model="small", code=code.value[0])
-    attempt.duration.FromNanoseconds(round(seconds * 1e9))
-    assert conductor._worth_repeating(journey(attempts=[attempt])) is again
