@@ -22,8 +22,8 @@ SMALL, LARGE = Price(10_000_000, 40_000_000), Price(60_000_000, 240_000_000)
 GRID = (0.0, 0.05, 0.1, 0.5, 4.0)
 
 
-def weights(easy: float = 3.0, per_digit: float = 2.0) -> Weights:
-    """Logit of small: easy - per_digit · d, d = log(1 + digits); of large: 2. Tokens: 10 and 5.
+def weights(easy: float = 3.0, per_digit: float = 2.0, tokens: float = 10.0) -> Weights:
+    """Logit of small: easy - per_digit · d, d = log(1 + digits); of large: 2. Tokens: `tokens` and 5.
 
     Variance of the logits: 0.25 of small and 0 of large, and 0.1² + (0.1 d)² more. N-grams add thousandths.
     """
@@ -33,7 +33,7 @@ def weights(easy: float = 3.0, per_digit: float = 2.0) -> Weights:
     digits = SURFACE.index("digits")
     surface = np.zeros((len(SURFACE), 4), dtype=np.float32)
     surface[digits, 0] = -per_digit
-    bias = np.array((easy, 2.0, np.log(10.0), np.log(5.0)), dtype=np.float32)
+    bias = np.array((easy, 2.0, np.log(tokens), np.log(5.0)), dtype=np.float32)
     root, root_bias = np.zeros((len(SURFACE),) * 2, dtype=np.float32), np.zeros(len(SURFACE), np.float32)
     root[digits, 1] = root_bias[0] = 0.1
     return Weights(table, surface, bias, root, root_bias)

@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from headgate.router import bundle as bundles
+from headgate.router.offline import graph
 from headgate.v1 import router_pb2, router_pb2_grpc, types_pb2
 from tests import hand_made
 from tests.integration.gateway_rig import (
@@ -40,9 +41,13 @@ Stub = router_pb2_grpc.RouterServiceStub
 
 
 def bundle(folder: Path) -> Path:
-    """Certificates that speak of any version, and of any length: the workers are scripted."""
+    """Certificates that speak of any version, and of any length: the workers are scripted. Small is expected
+    to write much."""
+    chatty = graph.build(hand_made.weights(easy=4.0, tokens=20.0))
     certificate = hand_made.certificate(models=("small", "large"), settings={})
-    made = hand_made.reading(resolution=0.9, certificates=(certificate,))
+    made = hand_made.reading(
+        resolution=0.9, certificates=(certificate,), graph=chatty, golden=graph.golden_vectors(chatty, 2)
+    )
     made = hand_made.shortened(made, HELD_BACK, 0)
     path = folder / "drafts.bundle"
     path.write_bytes(bundles.dump(made))

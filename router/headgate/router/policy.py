@@ -156,15 +156,16 @@ class Policy:
     ) -> bool:
         """Whether a draft of the model at `index` is not worth its end.
 
-        `p_correct` and `spread` are those of what is written, `left` is how much more the rest tells,
-        `unwritten` the share of the draft's cost that is not spent yet. It is worth it where what may be
-        won by accepting it after all, E[max(0, -G)] of the reference's lead G, is more than that cost.
+        `p_correct` and `spread` are those of what is written, `unwritten` is the share of the draft that is
+        not, `left` how much more the rest tells where half is written; it tells less the less is left, as a
+        random walk has less way to go. The draft is worth its end where what may be won by accepting it
+        after all, E[max(0, -G)] of the reference's lead G, is more than the end's cost.
         """
         paid = [0.0 if one == index else cost for one, cost in enumerate(relative_cost)]
         values = self._values_one(p_correct, spread, paid, lam)
         lead = values[self.reference_index] - values[index]
         p = p_correct[index]
-        scale = max(_LOGISTIC * left * math.sqrt(p * (1 - p)), _TIE)
+        scale = max(_LOGISTIC * left * math.sqrt(2 * unwritten * p * (1 - p)), _TIE)
         won = scale * _softplus(-lead / scale)
         return lead > 0 and won < lam * relative_cost[index] * unwritten
 

@@ -14,8 +14,10 @@ from headgate.router.cascade import Cascade
 from headgate.router.types import Draft
 
 _LOG = structlog.get_logger(__name__)
-FIRST_LOOK: Final = 8
+FIRST_LOOK: Final = 4
 """Tokens of a draft that is being written before the first look at it."""
+LEAST_LEFT: Final = 4
+"""Tokens that are expected to follow; a stop could not save more, and a look is not free."""
 NEXT_LOOK: Final = 1.25
 """How much longer it is at the next: a look reads all that is written, and must not come ever so often."""
 
@@ -33,7 +35,10 @@ class Looks:
 
     def __init__(self, cascade: Cascade, journey: Journey, model: str) -> None:
         self._cascade, self._journey, self._model = cascade, journey, model
-        self._written, self._due = 0, min(float(FIRST_LOOK), cascade.hold_back)
+        decision = journey.decision
+        self._expected = decision.prior.tokens if decision and decision.prior else math.inf
+        self._written = 0
+        self._due = self._next(FIRST_LOOK)
         self._patient_until = time.perf_counter() + journey.patience
 
     def accepts(self, more: int) -> bool:
@@ -45,7 +50,7 @@ class Looks:
         overdue = time.perf_counter() >= self._patient_until
         if self._written < self._due and not overdue:
             return False
-        self._plan_next()
+        self._due = self._next(max(NEXT_LOOK * self._written, self._written + 1))
         draft = Draft(
             self._model,
             "".join(self._journey.text),
@@ -59,11 +64,10 @@ class Looks:
             raise StoppedError(draft)
         return found is Look.ACCEPT
 
-    def _plan_next(self) -> None:
-        hold_back = self._cascade.hold_back
-        self._due = NEXT_LOOK * self._written
-        if self._written < hold_back:
-            self._due = min(self._due, hold_back)
+    def _next(self, wanted: float) -> float:
+        """Tokens at which the next look is due: `wanted` while that may save something, and the hold-back."""
+        due = wanted if self._expected - wanted >= LEAST_LEFT else math.inf
+        return min(due, self._cascade.hold_back) if self._written < self._cascade.hold_back else due
 
     def _look(self, draft: Draft, overdue: bool) -> Look:
         """A brain that fails over a beginning lets the draft come to its end."""

@@ -202,12 +202,13 @@ def test_after_a_look_the_draft_costs_no_more_and_a_hopeless_query_is_not_escala
         ((0.02, 0.0, 0.03), 0.9, 0.3, False),
         ((0.30, 0.0, 0.95), 0.9, 0.9, False),
         ((0.30, 0.0, 0.95), 0.9, 0.1, True),
+        ((0.30, 0.0, 0.95), 0.02, 0.9, True),
     ],
 )
 def test_a_draft_is_stopped_where_its_end_cannot_win_what_it_costs(
     p: tuple[float, ...], unwritten: float, left: float, stops: bool
 ) -> None:
-    """Hopeless, finished already, promising, nobody better, much still to be told, little left to be told."""
+    """Hopeless, finished, promising, nobody better, much to be told, little to be told, almost all told."""
     family, cost = looking(0.5, 0.0, 0.0), (0.02, 9.0, 1.0)
     assert family.stops_one(0, p, (0, 0, 0), cost, 0.2, left, unwritten) is stops
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headgate.adapters import settings
 from headgate.adapters.settings import Loaded
-from headgate.cli.demo.exercise import Exam, Exercise
+from headgate.cli.demo.exercise import OTHERS, Exam, Exercise
 from headgate.cli.demo.figures import compute
 from headgate.cli.demo.report import as_json, show
 from headgate.cli.state import State
@@ -58,7 +58,9 @@ def demo(
 ) -> None:
     """Start everything on free ports, route fresh worksheets, and print what it saved and what it cost.
 
-    Each worksheet is answered by every model and, once more, by the one that the policy chooses.
+    Each worksheet is answered by every model and under three policies: routing only, by the query alone; a
+    cascade, which reads the cheaper model's draft before it delivers it; and the default, which also stops
+    drafts that are not worth their end.
 
     [bold]headgate demo[/bold]
 
@@ -108,5 +110,5 @@ async def _run(stack: Stack, sheets: list[Worksheet], concurrency: int, console:
             TimeRemainingColumn(),
         )
         progress = held.enter_context(Progress(*columns, console=console, transient=True))
-        bar = progress.add_task("", total=len(sheets) * (1 + MODELS))
-        return await Exam(client, sheets, concurrency, lambda: progress.advance(bar)).take()
+        bar = progress.add_task("", total=len(sheets) * (1 + len(OTHERS) + MODELS))
+        return await Exam(client, sheets, concurrency, lambda: progress.advance(bar), OTHERS).take()

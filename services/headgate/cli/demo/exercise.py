@@ -1,20 +1,22 @@
-"""Fresh worksheets through the real gRPC path, answered by every model and by the policy, and checked."""
+"""Fresh worksheets through the real gRPC path: answered by every model and under every policy, checked."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from headgate.client import AsyncClient, Decision, HeadgateError
 from headgate.client.types import Options
 from headgate.worker.backends.builtin.worksheets import Worksheet, check
 
 TIMEOUT_S = 120.0
-POLICY = ""
-"""The run in which nothing is pinned."""
+ROUTED = "cascade_early_stop"
+"""The policy that is in force where a query asks for nothing else."""
+OTHERS: Mapping[str, Options] = {"routing": {"hold_back_tokens": 0}, "cascade": {"early_stop": False}}
+"""What queries ask for to be answered under the others: no draft read, and none stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +38,23 @@ class Exercise:
     pinned: dict[str, tuple[Marked, ...]]
     failures: dict[str, int]
     """Calls that did not end well, those that report outcomes included: how often each thing happened."""
+    others: Mapping[str, tuple[Marked, ...]] = field(default_factory=dict)
+    """Of the other policies that were asked for, by name."""
 
 
 class Exam:
     """Sends worksheets, at most `concurrency` at a time."""
 
     def __init__(
-        self, client: AsyncClient, sheets: Sequence[Worksheet], concurrency: int, step: Callable[[], None]
+        self,
+        client: AsyncClient,
+        sheets: Sequence[Worksheet],
+        concurrency: int,
+        step: Callable[[], None],
+        others: Mapping[str, Options] | None = None,
     ) -> None:
-        """`step` is called after every answer."""
+        """`step` is called after every answer; `others` are further policies, by what they ask."""
+        self._others = others or {}
         self._client = client
         self._sheets = sheets
         self._places = asyncio.Semaphore(concurrency)
@@ -55,20 +65,21 @@ class Exam:
         """One run after the other, so that no latency contains another run's load; the policy's is first."""
         decision = await self._client.route(self._sheets[0].question, timeout_s=TIMEOUT_S)
         models = tuple(estimate.model for estimate in decision.estimates)
-        routed = await self._run(POLICY)
+        routed = await self._run("routed", {})
         await asyncio.gather(*(self._report(mark.decision, mark.quality) for mark in routed if mark.decision))
-        pinned = {model: await self._run(model) for model in models}
-        return Exercise(models, routed, pinned, dict(self._failures))
+        others = {name: await self._run(name, options) for name, options in self._others.items()}
+        pinned = {model: await self._run(model, {"model": model}) for model in models}
+        return Exercise(models, routed, pinned, dict(self._failures), others)
 
-    async def _run(self, model: str) -> tuple[Marked, ...]:
-        return tuple(await asyncio.gather(*(self._mark(sheet, model) for sheet in self._sheets)))
+    async def _run(self, name: str, options: Options) -> tuple[Marked, ...]:
+        return tuple(await asyncio.gather(*(self._mark(sheet, name, options) for sheet in self._sheets)))
 
-    async def _mark(self, sheet: Worksheet, model: str) -> Marked:
+    async def _mark(self, sheet: Worksheet, name: str, options: Options) -> Marked:
         async with self._places:
             try:
-                return await self._ask(sheet, {"model": model} if model else {})
+                return await self._ask(sheet, options)
             except HeadgateError as error:
-                self._failures[f"{model or 'routed'}: {type(error).__name__}: {error}"] += 1
+                self._failures[f"{name}: {type(error).__name__}: {error}"] += 1
                 return Marked(0.0)
             finally:
                 self._step()

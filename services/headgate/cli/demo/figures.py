@@ -22,13 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headgate.cli.demo.exercise import Exercise, Marked
+from headgate.cli.demo.exercise import ROUTED, Exercise, Marked
 from headgate.client import Certificate
 
 Interval = tuple[float, float]
 _Z = 1.959963984540054
 """Two-sided 95 % of the normal distribution."""
 RESAMPLES = 2_000
+NAMES = {"routing": "routing only", "cascade": "cascade", ROUTED: "Headgate"}
+"""Of the policies, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class Figures:
     always: dict[str, Row]
     random_mix: Row
     mix_weight: float
-    headgate: Row
+    policies: dict[str, Row]
+    """Routing alone, a cascade, and one with early stop, as far as they were run."""
     oracle: Row
     models: dict[str, tuple[float, float | None]]
     """Share of the answers by each model, and their quality; None where it gave none."""
@@ -79,9 +82,16 @@ class Figures:
     """Paired difference in quality, Headgate minus always the dearest, with its bootstrap interval."""
     latency_ms: tuple[float, float]
     overhead_ms: tuple[float, float]
+    wasted_tokens: dict[str, int]
+    """Of drafts that were not accepted, under each policy."""
     cache_hits: int
     """Routed or pinned answers that were not generated; the demo's stack has no cache, so 0."""
     promise: Promise
+
+    @property
+    def headgate(self) -> Row:
+        """The policy that is in force by default."""
+        return self.policies[ROUTED]
 
 
 def compute(exercise: Exercise, seed: int) -> Figures:
@@ -89,7 +99,9 @@ def compute(exercise: Exercise, seed: int) -> Figures:
     always = {model: _always(model, marks) for model, marks in exercise.pinned.items()}
     order = sorted(always, key=lambda model: always[model].cost_nanousd)
     cheapest, dearest = order[0], order[-1]
-    headgate = _row("Headgate", exercise.routed, _shares(exercise.routed))
+    runs = {**exercise.others, ROUTED: exercise.routed}
+    policies = {name: _row(NAMES.get(name, name), marks, _shares(marks)) for name, marks in runs.items()}
+    headgate = policies[ROUTED]
     weight = mix_weight(*(row.cost_nanousd for row in (always[cheapest], always[dearest], headgate)))
     paired = _Paired(exercise, cheapest, dearest, seed)
     return Figures(
@@ -101,7 +113,7 @@ def compute(exercise: Exercise, seed: int) -> Figures:
         always=always,
         random_mix=_mix(always[cheapest], always[dearest], weight, paired),
         mix_weight=weight,
-        headgate=headgate,
+        policies=policies,
         oracle=_oracle(exercise, order),
         models={model: _by_model(exercise.routed, model) for model in exercise.models},
         pgr=pgr(always[cheapest].quality, always[dearest].quality, headgate.quality),
@@ -109,6 +121,7 @@ def compute(exercise: Exercise, seed: int) -> Figures:
         loss_to_dearest=paired.to_dearest(),
         latency_ms=_percentiles_ms([mark.latency_s for mark in exercise.routed if mark.decision]),
         overhead_ms=_percentiles_ms([mark.decision.overhead_s for mark in exercise.routed if mark.decision]),
+        wasted_tokens={name: _wasted(marks) for name, marks in runs.items()},
         cache_hits=_hits(exercise),
         promise=_promise(exercise),
     )
@@ -232,8 +245,18 @@ def _by_model(marks: Sequence[Marked], model: str) -> tuple[float, float | None]
     return len(own) / len(marks), sum(own) / len(own) if own else None
 
 
+def _wasted(marks: Sequence[Marked]) -> int:
+    drafts = [
+        (attempt, mark.decision.drafted_by)
+        for mark in marks
+        if mark.decision and mark.decision.escalated
+        for attempt in mark.decision.attempts
+    ]
+    return sum(attempt.completion_tokens for attempt, drafting in drafts if attempt.model == drafting)
+
+
 def _hits(exercise: Exercise) -> int:
-    runs = (exercise.routed, *exercise.pinned.values())
+    runs = (exercise.routed, *exercise.others.values(), *exercise.pinned.values())
     return sum(mark.decision.cache_status == "hit" for marks in runs for mark in marks if mark.decision)
 
 

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from headgate.cli.demo.exercise import ROUTED
 from headgate.cli.demo.figures import Figures, Interval, Promise, Row
 from headgate.cli.words import certificate, percent, rounded
 from headgate.client import usd
@@ -24,10 +25,9 @@ def as_json(figures: Figures) -> dict[str, Any]:
         },
         **{f"always_{model}": _row(row) for model, row in figures.always.items()},
         "random_mix": {**_row(figures.random_mix), "weight": figures.mix_weight},
-        "headgate": {
-            **_row(figures.headgate),
-            "large_share": figures.headgate.shares.get(figures.dearest, 0.0),
-        },
+        "headgate": _policy(figures, figures.headgate),
+        "policies": {name: _policy(figures, row) for name, row in figures.policies.items()},
+        "wasted_draft_tokens": figures.wasted_tokens,
         "oracle": _row(figures.oracle),
         "pgr": figures.pgr,
         "gain_over_random_mix": _difference(*figures.gain_over_mix),
@@ -55,6 +55,10 @@ def _row(row: Row) -> dict[str, Any]:
     if row.latency_ms is not None:
         data["latency_ms"] = dict(zip(("p50", "p99"), row.latency_ms, strict=True))
     return data
+
+
+def _policy(figures: Figures, row: Row) -> dict[str, Any]:
+    return {**_row(row), "large_share": row.shares.get(figures.dearest, 0.0)}
 
 
 def _difference(value: float, ci95: Interval) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def _table(figures: Figures) -> Table:
     )
     for heading in headings:
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for row in (*figures.always.values(), figures.random_mix, figures.headgate, figures.oracle):
+    for row in (*figures.always.values(), figures.random_mix, *figures.policies.values(), figures.oracle):
         style = "bold" if row is figures.headgate else None
         table.add_row(*_cells(row, figures, routed_to), style=style)
     return table
@@ -114,11 +118,23 @@ def _cells(row: Row, figures: Figures, routed_to: list[str]) -> list[str]:
     ]
 
 
+def _of_drafts(figures: Figures) -> list[str]:
+    """What reading drafts adds, where the other policies were run as well."""
+    if not {"routing", "cascade"} <= figures.policies.keys():
+        return []
+    whole, stopped = figures.wasted_tokens["cascade"], figures.wasted_tokens[ROUTED]
+    return [
+        "Routing only reads no draft. A cascade reads small answers before it delivers them; Headgate also "
+        f"stops bad ones early: {stopped:,} tokens wasted instead of {whole:,}."
+    ]
+
+
 def _lines(figures: Figures) -> list[str]:
     gain, (low, high) = figures.gain_over_mix
     lines = [
         f"Headgate − random mix at its cost: {gain:+.3f} (95 % {low:+.3f} to {high:+.3f}, paired bootstrap)."
         + ("" if figures.pgr is None else f" PGR {figures.pgr:.2f}."),
+        *_of_drafts(figures),
         "Gateway overhead per request: p50 {:.1f} ms, p99 {:.1f} ms.".format(*figures.overhead_ms),
         certificate(figures.promise.certificate),
     ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from headgate.cli.demo.exercise import Exercise, Marked
 from headgate.cli.demo.figures import compute, mix_weight, pgr, wilson
-from headgate.client import Certificate, Decision
+from headgate.client import Attempt, Certificate, Decision
 
 MADE = datetime(2026, 11, 23, tzinfo=UTC)
 COST = {"small": 10, "middle": 40, "large": 100}
@@ -169,3 +170,19 @@ def test_the_mix_never_extrapolates():
 def test_pgr():
     assert pgr(0.6, 0.9, 0.87) == pytest.approx(0.9)
     assert pgr(0.6, 0.6, 0.7) is None
+
+
+def test_the_other_policies_stand_beside_the_default_one_with_what_their_drafts_wasted():
+    base = exercise([1, 0], [1, 1], ["small", "large"])
+    escalated = replace(
+        decision("large"),
+        drafted_by="small",
+        attempts=(Attempt("small", 0, 2, 0.1, None, 9), Attempt("large", 0, 3, 0.1, None, 50)),
+    )
+    cascade = (mark("small", 1), Marked(1, 12, 0.1, escalated))
+    figures = compute(replace(base, others={"routing": base.pinned["large"], "cascade": cascade}), seed=1)
+    assert list(figures.policies) == ["routing", "cascade", "cascade_early_stop"]
+    assert figures.headgate is figures.policies["cascade_early_stop"]
+    assert [row.cost_nanousd for row in figures.policies.values()] == [200, 22, 110]
+    assert [row.name for row in figures.policies.values()] == ["routing only", "cascade", "Headgate"]
+    assert figures.wasted_tokens == {"routing": 0, "cascade": 9, "cascade_early_stop": 0}

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
+from headgate.cli.demo.figures import NAMES as POLICIES
 from headgate.cli.demo.figures import Figures, Promise, Row
 from headgate.cli.demo.report import as_json, show
 from headgate.client import Certificate
@@ -36,7 +37,12 @@ def figures() -> Figures:
         },
         random_mix=row("random mix", 0.7, 800_001, {"small": 0.7, "large": 0.3}, measured=False),
         mix_weight=1 / 3,
-        headgate=row("Headgate", 0.89, 800_001, {"small": 0.7, "large": 0.3}),
+        policies={
+            "routing": row("routing only", 0.88, 900_000, {"small": 0.6, "large": 0.4}),
+            "cascade": row("cascade", 0.89, 850_000, {"small": 0.7, "large": 0.3}),
+            "cascade_early_stop": row("Headgate", 0.89, 800_001, {"small": 0.7, "large": 0.3}),
+        },
+        wasted_tokens={"routing": 0, "cascade": 1300, "cascade_early_stop": 900},
         oracle=row("oracle", 0.95, 700_000, {"small": 0.6, "large": 0.4}, measured=False),
         models={"small": (0.7, 0.95), "large": (0.3, 0.75)},
         pgr=0.967,
@@ -74,6 +80,11 @@ def test_the_object_has_the_promised_keys(figures):
         "regret",
     } <= set(data)
     assert data["headgate"]["large_share"] == 0.3
+    assert data["policies"]["cascade_early_stop"] == data["headgate"]
+    assert [one["large_share"] for one in data["policies"].values()] == [0.4, 0.3, 0.3]
+    assert {tuple(one) for one in data["policies"].values()} == {tuple(data["headgate"])}
+    assert list(data["policies"]) == ["routing", "cascade", "cascade_early_stop"]
+    assert data["wasted_draft_tokens"]["cascade"] == 1300
     assert data["headgate"]["cost_usd"] == 0.000800001
     assert data["headgate"]["quality_ci95"] == pytest.approx([0.84, 0.94])
     assert data["models"]["small"] == {"share": 0.7, "quality": 0.95}
@@ -98,6 +109,10 @@ def test_the_table_fits_a_terminal_and_loses_nothing(figures):
     text = shown(figures)
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
+    rows = [line.strip() for line in text.splitlines()[3:]]
+    found = [next(i for i, row in enumerate(rows) if row.startswith(name)) for name in POLICIES.values()]
+    assert found == list(range(found[0], found[0] + 3)), "side by side"
+    assert "900 tokens wasted instead of 1,300" in " ".join(text.split())
     headgate = next(line for line in text.splitlines() if "Headgate" in line)
     assert headgate.split() == [
         "Headgate",
