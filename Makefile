@@ -10,7 +10,7 @@ PROTOS   := .venv-protos
 OUTCOMES := build/pair/outcomes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs drafts speculative \
+.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs drafts early-stop speculative \
   bench chaos soak
 .DELETE_ON_ERROR:
 
@@ -69,6 +69,9 @@ brain: $(VENV)/test.stamp ## Measure the brain beside other routers, and write d
 
 pools: $(VENV)/test.stamp ## Draw the curves of pools of many models, and write docs/reference/pools.md; needs ../shared/data
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pools
+
+early-stop: $(VENV)/test.stamp ## Measure what stopping bad drafts saves, and write docs/reference/early-stop.md (half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.early_stop
 
 drafts: $(VENV)/test.stamp ## Read five small models' recorded answers as drafts, and write docs/reference/drafts.md (half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.drafts

@@ -65,13 +65,14 @@ class Exam:
         """One run after the other, so that no latency contains another run's load; the policy's is first."""
         decision = await self._client.route(self._sheets[0].question, timeout_s=TIMEOUT_S)
         models = tuple(estimate.model for estimate in decision.estimates)
-        routed = await self._run("routed", {})
+        routed = await self.answers("routed", {})
         await asyncio.gather(*(self._report(mark.decision, mark.quality) for mark in routed if mark.decision))
-        others = {name: await self._run(name, options) for name, options in self._others.items()}
-        pinned = {model: await self._run(model, {"model": model}) for model in models}
+        others = {name: await self.answers(name, options) for name, options in self._others.items()}
+        pinned = {model: await self.answers(model, {"model": model}) for model in models}
         return Exercise(models, routed, pinned, dict(self._failures), others)
 
-    async def _run(self, name: str, options: Options) -> tuple[Marked, ...]:
+    async def answers(self, name: str, options: Options) -> tuple[Marked, ...]:
+        """One run: every worksheet with these options, in the worksheets' order; failures go under `name`."""
         return tuple(await asyncio.gather(*(self._mark(sheet, name, options) for sheet in self._sheets)))
 
     async def _mark(self, sheet: Worksheet, name: str, options: Options) -> Marked:
