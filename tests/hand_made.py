@@ -119,5 +119,49 @@ def shortened(whole: Contents, *windows: int) -> Contents:
     return replace(whole, shorter=tuple(policies), certificates=(*whole.certificates, *more))
 
 
+def three(resolution: float = 0.9, logprobs: bool = False, **changes: Any) -> Contents:
+    """Contents with changes of a pool of three: small and mid are right half of the time, large oftener.
+
+    Drafts of small and mid are read, each as small's by `reader`: right unless an equation fails.
+    """
+    names = ("small", "mid", "large")
+    built = graph.build(_constant((0.0, 0.0, 3.0), len(SURFACE)))
+    line, plain = Calibrator("platt", 1.0, 1.0, 0.0), contents()
+    costs = CostModel((ModelCost(SMALL, 4.0, 10.0),) * 2 + (ModelCost(LARGE, 4.0, 5.0),), 3_000.0)
+    usage = np.zeros((len(GRID), 3, 2))
+    told = (resolution, resolution, 0.0)
+    return replace(
+        plain,
+        graph=built,
+        calibrators=(line,) * 3,
+        costs=costs,
+        policy=Policy(names, "large", 0.0, 0.5, GRID, usage, 0.5, 0.05, told),
+        golden=graph.golden_vectors(built, 3),
+        certificates=(certificate(models=names),),
+        readers=tuple(_of_three(names, index, logprobs) for index in (0, 1)),
+        **changes,
+    )
+
+
+def _of_three(names: tuple[str, ...], index: int, logprobs: bool) -> ReaderContents:
+    numbers = len(NUMBERS) + 4
+    logits = tuple(4.0 if one == index else 0.0 for one in range(2))
+    built_of = _constant((*logits, 3.0), numbers)
+    built_of.surface[NUMBERS.index("an_equation_fails"), index] = -8.0
+    built = graph.build(built_of)
+    line = Calibrator("platt", 1.0, 1.0, 0.0)
+    return ReaderContents(names[index], built, (line,) * 3, graph.golden_vectors(built, 3, numbers), logprobs)
+
+
+def _constant(logits: tuple[float, ...], numbers: int) -> Weights:
+    """The same of every query, 10 tokens each."""
+    m = len(logits)
+    table = np.zeros((BUCKETS, 3 * m + 1), dtype=np.float16)
+    table[1:, -1] = 1.0
+    bias = np.array((*logits, *(m * [np.log(10.0)])), dtype=np.float32)
+    none = np.zeros((numbers, numbers), dtype=np.float32)
+    return Weights(table, np.zeros((numbers, 2 * m), dtype=np.float32), bias, none, none[0])
+
+
 def query(text: str = "add two apples", risk_target: float = 0.05, **changes: Any) -> Query:
     return replace(Query(text, Objective(risk_target=risk_target)), **changes)

@@ -204,7 +204,7 @@ async def test_after_the_hold_back_a_draft_streams(router: Stub) -> None:
     assert "".join(deltas) == "small: " + "".join(f"{word} " for word in text.split()) * 400
     decision = told[-1].finished.decision
     assert (decision.model, decision.drafted_by) == ("small", "small")
-    assert "The first 8 tokens" in decision.explanation
+    assert "After 8 tokens" in decision.explanation
     assert decision.certificate.id.endswith("-8")
     assert decision.estimates[0].p_correct_after_draft > 0.9
 

@@ -1,7 +1,8 @@
 """Accept or escalate: what becomes of a draft, once it is read.
 
 The same λ decides as before the draft, with what the draft shows of every model and its cost already paid.
-Who escalates gets the reference's answer, which has no regret: a look never takes a certificate away.
+Any model may be worth more then. Where the one that is may not answer, the reference does, which has no
+regret: a look never takes a certificate away.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 
+import numpy as np
+
 from headgate.router import evidence
 from headgate.router.bundle import Bundle
+from headgate.router.calibrate import apply_all
 from headgate.router.errors import EstimateError
-from headgate.router.reader import Reader
-from headgate.router.types import Decision, Draft, ModelEstimate, Prior
+from headgate.router.reader import Reader, Reading, both
+from headgate.router.types import Decision, Draft, ModelEstimate, Prior, Shown
 
 
 class Look(Enum):
@@ -28,24 +32,27 @@ class Look(Enum):
 
 
 def read(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> Decision:
-    """The final decision on a draft of `decision.model`, which has a `prior`.
+    """The decision on a draft of `decision.model`, which has a `prior`.
 
-    `question` is the query's text. Its model is the draft's where that is accepted, else the one to go on to.
-    A draft that cannot be read, or is an excuse, is not accepted.
+    `question` is the query's text. Its model is one whose draft is at hand where that is accepted, else the
+    one to go on to; where that one's answer is another draft, it has a `prior` again. A draft that cannot be
+    read, or is an excuse, is not accepted.
     """
     prior = decision.prior
     assert prior is not None  # noqa: S101  (only drafts come here)
     reader, index = bundle.readers[draft.model], bundle.position[draft.model]
     try:
         why = _unreadable(reader, draft)
-        p_correct, spread = _told_by(reader, question, draft, prior)
+        shown = _told_by(reader, question, draft, prior)
     except EstimateError as error:
         why = f"cannot be read: {error}"
     if why:
         return left_to_the_reference(bundle, decision, draft, why)
-    best = bundle.policy.accept_one(index, p_correct, spread, prior.relative_cost, decision.lam)
-    why = _why(bundle, draft.model, index, best, p_correct)
-    return _read(bundle, decision, draft, bundle.models[best], p_correct, why)
+    hand: tuple[int, ...] = (index,)
+    if prior.shown is not None:
+        hand, shown = (bundle.position[prior.shown.model], index), _together(bundle, prior, shown)
+    best = bundle.policy.accept_one(hand, shown.p_correct, shown.spread, prior.relative_cost, decision.lam)
+    return _gone_on(bundle, decision, hand, best, shown)
 
 
 def look(
@@ -55,41 +62,33 @@ def look(
 
     `due` once the hold-back is over: then it is accepted or stopped, by what is written. Before, with
     `early_stop`, it is stopped where it is not worth its end. That never happens under a certificate of net
-    quality: a stop cannot add regret, but it can take a win away. Who cannot look waits for the end.
+    quality: a stop cannot add regret, but it can take a win away. Nor to a second draft: beside the first,
+    its end is worth more. Who cannot look waits for the end.
     """
     reader, prior = bundle.early_readers.get(draft.model), decision.prior
-    regret = decision.certificate is not None and decision.certificate.loss == "regret"
-    if reader is None or prior is None or _blind(reader, draft) or not (due or (early_stop and regret)):
+    wanted = due or (early_stop and _may_stop(decision))
+    if reader is None or prior is None or _blind(reader, draft) or not wanted:
         return Look.WAIT, decision
     try:
-        p_correct, spread = _told_by(reader, question, draft, prior)
+        shown = _told_by(reader, question, draft, prior)
     except EstimateError:
         return Look.WAIT, decision
-    index = bundle.position[draft.model]
-    seen = (index, p_correct, spread, prior.relative_cost, decision.lam)
+    index, cost, lam = bundle.position[draft.model], prior.relative_cost, decision.lam
     if not due:
         unwritten = max(prior.tokens - draft.tokens, 1.0) / max(prior.tokens, 1.0)
-        stops = bundle.policy.stops_one(*seen, reader.contents.left or 0.0, unwritten)
-        return (Look.STOP if stops else Look.WAIT), decision
-    if bundle.policy.accept_one(*seen) != index:
-        return Look.STOP, decision
-    begun = f"The first {draft.tokens} tokens of {draft.model}'s draft look right"
-    why = f"{begun} with p = {p_correct[index]:.2f}, and no other model is worth more."
-    return Look.ACCEPT, _read(bundle, decision, draft, draft.model, p_correct, why)
+        left = reader.contents.left or 0.0
+        seen = (shown.p_correct, shown.spread, cost, lam, left, unwritten)
+        return (Look.STOP if bundle.policy.stops_one(index, *seen) else Look.WAIT), decision
+    best = bundle.policy.accept_one((index,), shown.p_correct, shown.spread, cost, lam)
+    after = _gone_on(bundle, decision, (index,), best, shown)
+    begun = f"After {draft.tokens} tokens: {after.explanation[:1].lower()}{after.explanation[1:]}"
+    return (Look.ACCEPT if best == index else Look.STOP), replace(after, explanation=begun)
 
 
-def _read(
-    bundle: Bundle, decision: Decision, draft: Draft, model: str, p_correct: Sequence[float], why: str
-) -> Decision:
-    """The decision for `model`, after a reading of `draft`."""
-    return replace(
-        decision,
-        prior=None,
-        drafted_by=draft.model,
-        model=model,
-        explanation=why,
-        estimates=tuple(_told(bundle, one, p_correct) for one in decision.estimates),
-    )
+def _may_stop(decision: Decision) -> bool:
+    """Whether a draft may be stopped before its hold-back is over."""
+    regret = decision.certificate is not None and decision.certificate.loss == "regret"
+    return regret and decision.prior is not None and decision.prior.shown is None
 
 
 def gain(decision: Decision, draft: Draft) -> float:
@@ -101,6 +100,45 @@ def gain(decision: Decision, draft: Draft) -> float:
     read = any(one.p_after_draft is not None for one in decision.estimates)
     # Without a reading it was cut or is an excuse: worth nothing.
     return (found[decision.model] or 0.0) - ((found[draft.model] or 0.0) if read else 0.0)
+
+
+def _together(bundle: Bundle, prior: Prior, shown: Shown) -> Shown:
+    """What this draft and the one before it say."""
+    assert prior.shown is not None  # noqa: S101  (only second drafts come here)
+    one, other = (
+        Reading(np.array([said.p_correct]), np.array([said.spread])) for said in (prior.shown, shown)
+    )
+    told = both(apply_all(bundle.contents.calibrators, np.array([prior.logits])), one, other)
+    return Shown(shown.model, tuple(told.p_correct[0].tolist()), tuple(told.spread[0].tolist()))
+
+
+def _gone_on(bundle: Bundle, decision: Decision, hand: Sequence[int], best: int, shown: Shown) -> Decision:
+    """The decision where the policy prefers the model at `best`."""
+    prior, name, why = decision.prior, bundle.models[best], _why(bundle, hand[-1], best, shown.p_correct)
+    assert prior is not None  # noqa: S101  (only drafts come here)
+    further = None
+    unread = len(hand) < bundle.policy.most_drafts and name in bundle.readers
+    if best not in hand and unread and name in prior.further:
+        further = replace(prior, tokens=prior.further[name], further={}, shown=shown)
+        why = f"{_looks(bundle, hand[-1], shown.p_correct)}, and a draft of {name} is worth a look."
+    elif best not in hand and not _may_answer(bundle, decision, hand, name):
+        name = bundle.policy.reference
+        looks = _looks(bundle, hand[-1], shown.p_correct)
+        why = f"{looks}, {bundle.models[best]} may not go on, so {name} does."
+    return replace(
+        decision,
+        prior=further,
+        drafted_by=shown.model,
+        model=name,
+        explanation=why,
+        estimates=tuple(_told(bundle, one, shown.p_correct) for one in decision.estimates),
+    )
+
+
+def _may_answer(bundle: Bundle, decision: Decision, hand: Sequence[int], name: str) -> bool:
+    """Whether the model is eligible, and its answer not one that would be read first."""
+    unread = len(hand) < bundle.policy.most_drafts and name in bundle.readers
+    return not unread and any(one.model == name and not one.excluded_because for one in decision.estimates)
 
 
 def left_to_the_reference(bundle: Bundle, decision: Decision, draft: Draft, why: str) -> Decision:
@@ -123,20 +161,22 @@ def _blind(reader: Reader, draft: Draft) -> bool:
     return reader.contents.logprobs and not draft.logprobs
 
 
-def _told_by(
-    reader: Reader, question: str, draft: Draft, prior: Prior
-) -> tuple[Sequence[float], Sequence[float]]:
+def _told_by(reader: Reader, question: str, draft: Draft, prior: Prior) -> Shown:
     """p_correct and spread of every model, from what the reader was trained to see and nothing else."""
     shown = draft if reader.contents.logprobs else replace(draft, logprobs=())
-    return reader.read_one(evidence.extract(question, shown), prior.logits, prior.tokens)
+    return Shown(draft.model, *reader.read_one(evidence.extract(question, shown), prior.logits, prior.tokens))
 
 
-def _why(bundle: Bundle, drafting: str, index: int, best: int, p_correct: Sequence[float]) -> str:
+def _why(bundle: Bundle, read: int, best: int, p_correct: Sequence[float]) -> str:
     """In one sentence."""
-    looks = f"The draft of {drafting} looks right with p = {p_correct[index]:.2f}"
-    if best == index:
+    looks = _looks(bundle, read, p_correct)
+    if best == read:
         return f"{looks}, and no other model is worth more."
     return f"{looks}, {bundle.models[best]} is expected to be with p = {p_correct[best]:.2f} and answers."
+
+
+def _looks(bundle: Bundle, read: int, p_correct: Sequence[float]) -> str:
+    return f"The draft of {bundle.models[read]} looks right with p = {p_correct[read]:.2f}"
 
 
 def _told(bundle: Bundle, estimate: ModelEstimate, p_correct: Sequence[float]) -> ModelEstimate:

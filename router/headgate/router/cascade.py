@@ -4,7 +4,7 @@ Rule 1: everything that decides what happens next to a request lives in this fil
 Rule 2: no clock, no waiting, no calls; the gateway performs the commands and reports what became of them.
 
     Received ─▶ CallModel ─┬─ Finished ─┬─ no draft, or an accepted one ─▶ Answer
-                           │            └─ a doubtful draft ─▶ CallModel, an escalation
+                           │            └─ a doubtful draft ─▶ CallModel, an escalation, or a second draft
                            ├─ Stopped, a draft that is too doubtful to go on ─▶ CallModel, an escalation
                            └─ Failed ─┬─ text delivered ─▶ GiveUp
                                       ├─ worth asking again, and a retry is left ─▶ CallModel, the same model
@@ -16,7 +16,8 @@ While a draft is being written, `look` tells whether it is to be stopped, or is 
 what it is worth in the end can only be told with the Answer, which may offer an escalation.
 
 A retry or a fallback answers a *failure*, an escalation answers *uncertainty*. A draft that was not
-accepted is better than an error: it is the answer where the escalation fails.
+accepted stays at hand: it may be the answer beside a second one, and is better than an error where the
+escalation fails.
 """
 
 from __future__ import annotations
@@ -148,8 +149,11 @@ class Cascade:
         self._query: Query | None = None
         self._call: CallModel | None = None
         self._tries = 0
-        self._held, self._stopped = "", False
+        self._held: list[str] = []
+        self._stopped = False
         self._accepted: Decision | None = None
+        self._doubt: Decision | None = None
+        """What a look came to that was due: the hold-back was over."""
         self._failed: list[str] = []
 
     def feed(self, event: Event) -> Command:
@@ -206,17 +210,19 @@ class Cascade:
         )
         if found is Look.ACCEPT:
             self._accepted = decision if due else replace(decision, certificate=None)
+        if found is Look.STOP and due:
+            self._doubt = decision
         return found
 
     def _after_stop(self, call: CallModel, draft: Draft) -> Command:
         self._stopped = True
         why = f"was stopped after {draft.tokens} tokens as too doubtful"
-        return self._escalate(call, self._left(call, draft, why))
+        return self._escalate(call, self._doubt or self._left(call, draft, why))
 
     def _after_unread(self, call: CallModel, draft: Draft) -> Command:
         if self._accepted:
             return self._end(Answer(call.model, self._accepted))
-        self._held = call.model
+        self._held.append(call.model)
         return self._escalate(call, self._left(call, draft, "could not be read"))
 
     def _left(self, call: CallModel, draft: Draft, why: str) -> Decision:
@@ -226,41 +232,45 @@ class Cascade:
 
     def _escalate(self, call: CallModel, decision: Decision) -> Command:
         self._tries = 0
-        return self._start(
-            CallModel(decision.model, decision, call.attempt + 1, fallback=False, escalation=True)
-        )
+        drafts, attempt = decision.prior is not None, call.attempt + 1
+        return self._start(CallModel(decision.model, decision, attempt, False, drafts, escalation=True))
 
     def _after_finish(self, call: CallModel, draft: Draft | None) -> Command:
         if not call.draft:
             return self._end(Answer(call.model, call.decision))
         if draft is None or self._bundle is None or self._query is None:
             raise ValueError(f"the call of {call.model!r} was for a draft")
-        decision = read(self._bundle, self._query.text, call.decision, draft)
+        decision = read(self._bundle, self._query.text, _in_time(call), draft)
         if self._accepted:
             offer = Offer(decision.model, gain(decision, draft)) if decision.escalated else None
             return self._end(Answer(call.model, self._accepted, offer=offer))
-        if not decision.escalated:
-            return self._end(Answer(call.model, decision, draft=True))
-        self._held = call.model
+        self._held.append(call.model)
+        if decision.model in self._held:
+            return self._end(Answer(decision.model, decision, draft=True))
         return self._escalate(call, decision)
 
     def _after_failure(self, call: CallModel, failure: Failed) -> Command:
         left = failure.retryable and call.attempt < MOST_ATTEMPTS
         if failure.delivered:
             return self._end(GiveUp(call.model, call.decision))
-        # Where a draft was stopped, none is in hand: the last call is the fallback's.
-        spared = self._stopped and call.attempt + 1 >= MOST_ATTEMPTS
+        # Where a draft was stopped, none is in hand: the last call is the fallback's. So it is where this one
+        # was for a second draft.
+        second = call.draft and bool(self._held)
+        spared = (self._stopped or second) and call.attempt + 1 >= MOST_ATTEMPTS
         if left and failure.again and not call.fallback and self._tries < self._max_attempts and not spared:
             return self._start(replace(call, attempt=call.attempt + 1, escalation=False, beside=""))
-        if self._held:
-            return self._end(Answer(self._held, call.decision, draft=True))
-        if not left:
-            return self._end(GiveUp(call.model, call.decision))
         self._failed.append(call.model)
-        other = self._fallback(call.decision)
-        if other is None:
-            return self._end(GiveUp(call.model, call.decision))
-        return self._start(CallModel(other, call.decision, call.attempt + 1, fallback=True))
+        other = self._fallback(call.decision) if left and (second or not self._held) else None
+        if other is not None:
+            return self._start(CallModel(other, call.decision, call.attempt + 1, fallback=True))
+        if self._held:
+            return self._end(Answer(self._likeliest(call.decision), call.decision, draft=True))
+        return self._end(GiveUp(call.model, call.decision))
+
+    def _likeliest(self, decision: Decision) -> str:
+        """Of the drafts at hand."""
+        told = {one.model: one.p_after_draft or 0.0 for one in decision.estimates}
+        return max(self._held, key=lambda name: told.get(name, 0.0))
 
     def _fallback(self, decision: Decision) -> str | None:
         """The reference model first, then by p_correct.
@@ -286,3 +296,11 @@ class Cascade:
     def _end(self, command: Answer | GiveUp) -> Command:
         self._call = None
         return command
+
+
+def _in_time(call: CallModel) -> Decision:
+    """The call's decision, without a second draft where a failure took the call that this would need."""
+    prior = call.decision.prior
+    if prior is None or call.attempt + 1 < MOST_ATTEMPTS:
+        return call.decision
+    return replace(call.decision, prior=replace(prior, further={}))

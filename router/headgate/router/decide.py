@@ -132,18 +132,33 @@ def _to_be_read(case: _Case, bundle: Bundle, index: int, lam: float, certificate
         return _safe(case, Reason.OUTSIDE_CALIBRATION, why)
     if bundle.readers[name].contents.logprobs and not case.pool[name].logprobs:
         return _safe(case, Reason.OUTSIDE_CALIBRATION, f"the worker of {name} tells no log-probabilities")
-    if _both_take(case, name, reference) > case.query.seconds_left:
+    if _take(case, name, reference) > case.query.seconds_left:
         why = f"a draft of {name} and an escalation are likely to miss the deadline, so {reference} answers"
         return _decision(case, reference, Reason.POLICY, why, lam, certificate)
-    prior = Prior(tuple(e.logits), tuple(e.relative_cost), e.completion_tokens[index])
+    further = _further(case, bundle, name)
+    prior = Prior(tuple(e.logits), tuple(e.relative_cost), e.completion_tokens[index], further)
     sure = f"{name} is expected to be right with p = {e.p_correct[index]:.2f}"
     why = f"{sure}; at λ = {lam:.3g} its draft is worth a look"
     return replace(_decision(case, name, Reason.POLICY, why, lam, certificate), prior=prior)
 
 
-def _both_take(case: _Case, drafting: str, reference: str) -> float:
-    """Seconds that a draft and an escalation are likely to take; 0 for what nothing is known of."""
-    paces = (case.pool[name].pace for name in (drafting, reference))
+def _further(case: _Case, bundle: Bundle, drafting: str) -> dict[str, float]:
+    """Models whose draft may be read after this one, with the tokens expected of it."""
+    e, pool = case.estimate, case.pool
+    assert e is not None  # noqa: S101  (only routed queries come here)
+    return {
+        name: e.completion_tokens[bundle.position[name]]
+        for name, reader in bundle.readers.items()
+        if name != drafting
+        and name in case.eligible
+        and (pool[name].logprobs or not reader.contents.logprobs)
+        and _take(case, drafting, name, pool.reference) <= case.query.seconds_left
+    }
+
+
+def _take(case: _Case, *names: str) -> float:
+    """Seconds that calls of these models are likely to take; 0 for what nothing is known of."""
+    paces = (case.pool[name].pace for name in names)
     takes = [pace.expected_seconds(case.query.max_tokens) if pace else 0.0 for pace in paces]
     return max(takes) if case.query.hedged else sum(takes)
 

@@ -4,11 +4,14 @@
     value of any other model     p_correct - λ · cost - caution · spread - reluctance(λ)
 
 Where drafts of a model are read, it also has the value of a reading: what is expected to be won by going
-on to the reference where the draft turns out doubtful, E[max(0, G)]. G, the reference's lead after the
+on to the best other model where the draft turns out doubtful, E[max(0, G)]. G, that model's lead after the
 reading, its cost counted, is taken as logistic around the lead before it, so that the value is softplus (the
-ex-ante value of cascade routing, Dekoninck et al., ICML 2025, for two models). A look is only taken where
-it is expected to save. After it the same values decide, with p_correct and spread as the draft shows them
-and the draft's cost already paid.
+ex-ante value of cascade routing, Dekoninck et al., ICML 2025). After it the same values decide among all
+models, with p_correct and spread as the draft shows them and its cost already paid; a second draft may be
+the best that there is, and then the first stays at hand.
+
+Of two models, and of more before λ is SETTLED, a look is only taken where the course is not expected to cost
+more than the reference. Above, λ alone says what quality may cost.
 
 Cost is relative to a mean call of the reference. The model of highest value wins, ties go to the cheaper.
 Doubt is no reason to leave the reference, hence the caution. The reluctance makes λ = 0 a safe end: there
@@ -38,6 +41,8 @@ _MOST = 700.0
 
 SETTLED = 0.02
 """The λ from which on there is no reluctance."""
+MOST_DRAFTS = 2
+"""Read of one query: a third call is the answer's."""
 GRID: tuple[float, ...] = (0.0, *np.geomspace(1e-3, 4.0, 600).tolist())
 """The λ that can be certified, rising, fixed before any label was seen.
 
@@ -91,58 +96,68 @@ class Policy:
         self, p_correct: _Array, spread: _Array, relative_cost: _Array, lam: float
     ) -> NDArray[np.intp]:
         """Index of the best model for each query, (n,)."""
-        values = self.values(p_correct, spread, relative_cost, lam)
-        if any(self.resolution):
-            values = values + self._looks(values, p_correct, relative_cost, lam)
-        return _cheapest_best(values, relative_cost)
-
-    def _looks(self, values: _Array, p_correct: _Array, relative_cost: _Array, lam: float) -> _Array:
-        """What a look at each model's draft is worth before it is written, (n, M)."""
-        reference = self.reference_index
-        ahead = values[:, [reference]] - (values + lam * relative_cost)
-        scale = _LOGISTIC * np.array(self.resolution) * np.sqrt(p_correct * (1 - p_correct))
-        odds = ahead / np.maximum(scale, _TIE)
-        saves = relative_cost[:, [reference]] / (1 + np.exp(np.minimum(odds, _MOST))) >= relative_cost
-        return np.where(saves & (scale > _TIE), scale * np.logaddexp(0.0, odds), 0.0)
+        return self.accept((), p_correct, spread, relative_cost, lam)
 
     def accept(
-        self, index: int, p_correct: _Array, spread: _Array, relative_cost: _Array, lam: float
+        self, hand: Sequence[int], p_correct: _Array, spread: _Array, relative_cost: _Array, lam: float
     ) -> NDArray[np.intp]:
-        """Who answers after a look at drafts of the model at `index`, (n,), it or the reference: that
-        model's own where the draft is accepted. `p_correct` and `spread` are those of the look; the drafts
-        are paid already."""
+        """Who comes next when drafts of the models `hand` were read, (n,): one of these, whose draft is then
+        the answer, or another model. `p_correct` and `spread` are as the drafts show them."""
         left = relative_cost.copy()
-        left[:, index] = 0.0
+        left[:, list(hand)] = 0.0
         values = self.values(p_correct, spread, left, lam)
-        pair = np.isin(np.arange(len(self.models)), (index, self.reference_index))
-        return _cheapest_best(np.where(pair, values, -np.inf), left)
+        unread = self._unread(hand)
+        if any(unread):
+            values = values + self._looks(values, p_correct, left, lam) * np.array(unread)
+        return _cheapest_best(values, left)
+
+    @property
+    def most_drafts(self) -> int:
+        """Read of one query: a beginning stands alone, for nobody waits with it for a second draft."""
+        return MOST_DRAFTS if self.hold_back >= WHOLE else 1
+
+    def _unread(self, hand: Sequence[int]) -> list[bool]:
+        """Of which models a draft may come next."""
+        more = len(hand) < self.most_drafts
+        return [more and told > 0 and index not in hand for index, told in enumerate(self.resolution)]
+
+    def _looks(self, values: _Array, p_correct: _Array, left: _Array, lam: float) -> _Array:
+        """What a look at each model's draft is worth before it is written, (n, M)."""
+        rival, its_cost = _best_others(values, left)
+        ahead = rival - (values + lam * left)
+        scale = _LOGISTIC * np.array(self.resolution) * np.sqrt(p_correct * (1 - p_correct))
+        odds = ahead / np.maximum(scale, _TIE)
+        spared = left[:, [self.reference_index]] - its_cost
+        saves = its_cost / (1 + np.exp(np.minimum(odds, _MOST))) >= left - spared
+        taken = (saves | self._pays(lam)) & (scale > _TIE)
+        return np.where(taken, scale * np.logaddexp(0.0, odds), 0.0)
+
+    def _pays(self, lam: float) -> bool:
+        """Whether quality may cost more than the reference does. Never of a pair."""
+        return len(self.models) > 2 and lam >= SETTLED
 
     def choose_one(
         self, p_correct: Sequence[float], spread: Sequence[float], relative_cost: Sequence[float], lam: float
     ) -> int:
         """As `choose` for one query, in plain numbers."""
-        values = self._values_one(p_correct, spread, relative_cost, lam)
-        if any(self.resolution):
-            looks = [
-                self._look_one(values, p_correct, relative_cost, lam, index) for index in range(len(values))
-            ]
-            values = [value + look for value, look in zip(values, looks, strict=True)]
-        return _cheapest_best_one(values, relative_cost)
+        return self.accept_one((), p_correct, spread, relative_cost, lam)
 
     def accept_one(
         self,
-        index: int,
+        hand: Sequence[int],
         p_correct: Sequence[float],
         spread: Sequence[float],
         relative_cost: Sequence[float],
         lam: float,
     ) -> int:
         """As `accept` for one query, in plain numbers."""
-        left = [0.0 if one == index else cost for one, cost in enumerate(relative_cost)]
+        left = [0.0 if index in hand else cost for index, cost in enumerate(relative_cost)]
         values = self._values_one(p_correct, spread, left, lam)
-        lead = values[self.reference_index] - values[index]
-        # Ties go to the cheaper, and the draft costs nothing more.
-        return self.reference_index if lead > _TIE else index
+        unread = [index for index, may in enumerate(self._unread(hand)) if may]
+        looks = [(index, self._look_one(values, p_correct, left, lam, index)) for index in unread]
+        for index, look in looks:
+            values[index] += look
+        return _cheapest_best_one(values, left)
 
     def stops_one(
         self,
@@ -182,18 +197,19 @@ class Policy:
         self,
         values: Sequence[float],
         p_correct: Sequence[float],
-        relative_cost: Sequence[float],
+        left: Sequence[float],
         lam: float,
         index: int,
     ) -> float:
-        p, cost, reference = p_correct[index], relative_cost[index], self.reference_index
+        p, cost = p_correct[index], left[index]
         scale = _LOGISTIC * self.resolution[index] * math.sqrt(p * (1 - p))
         if scale <= _TIE:
             return 0.0
-        odds = (values[reference] - (values[index] + lam * cost)) / scale
-        if relative_cost[reference] / (1 + math.exp(min(odds, _MOST))) < cost:
-            return 0.0
-        return scale * _softplus(odds)
+        other = max((one for one in range(len(values)) if one != index), key=values.__getitem__)
+        odds = (values[other] - (values[index] + lam * cost)) / scale
+        spared = left[self.reference_index] - left[other]
+        saves = left[other] / (1 + math.exp(min(odds, _MOST))) >= cost - spared
+        return scale * _softplus(odds) if saves or self._pays(lam) else 0.0
 
     def lam_for_budget(self, budget_nanousd: int, prices: Sequence[Price]) -> float:
         """The smallest settled λ whose mean cost on calibration data is within the budget, else the largest.
@@ -207,6 +223,12 @@ class Policy:
 
 def _softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _best_others(values: _Array, cost: _Array) -> tuple[_Array, _Array]:
+    """Value and cost of the best model other than each, (n, M) both."""
+    others = np.where(np.eye(values.shape[1], dtype=bool), -np.inf, values[:, None, :]).argmax(axis=2)
+    return np.take_along_axis(values, others, axis=1), np.take_along_axis(cost, others, axis=1)
 
 
 def _cheapest_best(values: _Array, relative_cost: _Array) -> NDArray[np.intp]:

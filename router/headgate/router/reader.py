@@ -13,12 +13,14 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from headgate.router.calibrate import Calibrator, apply_all, spreads
+from headgate.router.calibrate import Calibrator, apply_all, sigmoid, spreads
 from headgate.router.evidence import Evidence
 from headgate.router.features import Batch
 from headgate.router.model import Golden, UncertaintyModel
 
 _Array = NDArray[np.float64]
+_LEAST = 1e-6
+"""A probability that log-odds are still taken of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class Reading:
     p_correct: _Array
     spread: _Array
 
+    def take(self, rows: NDArray[np.intp]) -> Reading:
+        """The given rows, in that order."""
+        return Reading(self.p_correct[rows], self.spread[rows])
+
     @classmethod
     def joined(cls, parts: Sequence[Reading]) -> Reading:
         """Those of all parts, in their order."""
@@ -62,6 +68,16 @@ class Reading:
             np.where(rows[:, None], these.p_correct, those.p_correct),
             np.where(rows[:, None], these.spread, those.spread),
         )
+
+
+def both(before: _Array, one: Reading, other: Reading) -> Reading:
+    """What two drafts say together, of n queries whose p_correct was `before` (n, M).
+
+    Their log-odds add up, as if they were independent of one another where it is known who is right; the
+    larger spread counts.
+    """
+    known = _logit(one.p_correct) + _logit(other.p_correct) - _logit(before)
+    return Reading(sigmoid(known), np.maximum(one.spread, other.spread))
 
 
 class Reader:
@@ -84,7 +100,7 @@ class Reader:
 
     def read_one(
         self, seen: Evidence, logits: Sequence[float], tokens: float
-    ) -> tuple[Sequence[float], Sequence[float]]:
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """As `look` for one draft, in plain numbers: p_correct and spread of every model."""
         numbers = np.concatenate((seen.numbers, logits, (log(tokens),))).astype(np.float32)
         found, deviation, _ = self._model.run_one(Batch(seen.ngrams[None], numbers[None], ()))
@@ -92,6 +108,11 @@ class Reader:
             *map(Calibrator.one, self.contents.calibrators, found, deviation), strict=True
         )
         return p_correct, spread
+
+
+def _logit(p: _Array) -> _Array:
+    known = np.clip(p, _LEAST, 1 - _LEAST)
+    return np.asarray(np.log(known / (1 - known)))
 
 
 def pack(seen: Sequence[Evidence], logits: _Array, tokens: _Array) -> Batch:

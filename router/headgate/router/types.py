@@ -168,6 +168,15 @@ class ModelEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """What a draft of `model` said of every model of the bundle."""
+
+    model: str
+    p_correct: tuple[float, ...]
+    spread: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prior:
     """What the query alone says, which a look at a draft begins from: numbers of every model of the
     bundle."""
@@ -176,6 +185,10 @@ class Prior:
     relative_cost: tuple[float, ...]
     tokens: float
     """Expected of the draft, above 0."""
+    further: Mapping[str, float] = field(default_factory=dict)
+    """Models whose draft may come next, should this one not do, with the tokens expected of it."""
+    shown: Shown | None = None
+    """By another model's draft, which was read before this one and is still at hand."""
 
 
 @dataclass(frozen=True, slots=True)

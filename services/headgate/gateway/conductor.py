@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -248,9 +248,9 @@ class Conductor:
         pool, repeatable = self._workers.pool, answer_cache.repeatable(journey.wire)
         if not self._cache.enabled or not repeatable or pool is None or command.model not in pool:
             return None
-        # A draft's answer may be the reference's in the end: its version counts as well.
-        names = (command.model, pool.reference) if command.draft else (command.model,)
-        versions = " ".join(pool[name].version for name in names if name in pool)
+        # Where a draft is read any model may answer in the end: their versions count as well.
+        names = [one.name for one in pool.models] if command.draft else [command.model]
+        versions = " ".join(pool[name].version for name in names)
         return answer_cache.key(journey.arrival.caller.tenant, journey.wire, command.decision, versions)
 
     async def _look_up(
@@ -316,11 +316,18 @@ class Conductor:
         left = journey.model
         if command.escalation:
             self._metrics.escalations.labels(left, command.model).inc()
-            self._metrics.wasted_draft_tokens.labels(left).inc(journey.usage.completion_tokens)
+            if not command.draft:
+                written = {name: held.usage.completion_tokens for name, held in journey.held.items()}
+                self._waste(written | {left: journey.usage.completion_tokens})
         else:
             journey.degraded.add(types_pb2.DEGRADATION_WORKER)
             self._metrics.fallbacks.labels(command.model).inc()
         await self._tell_switch(journey, command.model, command.escalation)
+
+    def _waste(self, written: Mapping[str, int]) -> None:
+        """Counts tokens of drafts that are not the answer, by model."""
+        for model, tokens in written.items():
+            self._metrics.wasted_draft_tokens.labels(model).inc(tokens)
 
     async def _tell_switch(self, journey: Journey, model: str, escalation: bool) -> None:
         """Tells the caller that another model answers, if it is another than it takes to be answering."""
@@ -336,13 +343,16 @@ class Conductor:
             await journey.deliver(Event(model_switched=switched))
 
     async def _deliver_draft(self, journey: Journey, answer: Answer) -> None:
-        """The draft that was held back: accepted, or all there is where the escalation failed."""
-        held = journey.held
+        """A draft that was held back: accepted, or all there is where the escalation failed."""
+        held = journey.held.get(answer.model)
         if held is None:
             raise TypeError("the cascade answers with a draft that was never written")
         if answer.model != answer.decision.model:
             journey.degraded.add(types_pb2.DEGRADATION_WORKER)
             self._metrics.fallbacks.labels(answer.model).inc()
+        else:
+            others = {name: one for name, one in journey.held.items() if name != answer.model}
+            self._waste({name: one.usage.completion_tokens for name, one in others.items()})
         journey.finish_reason, journey.usage = held.finish_reason, held.usage
         await self._tell_switch(journey, answer.model, escalation=False)
         await self._release(journey, held)

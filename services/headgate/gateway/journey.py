@@ -75,8 +75,8 @@ class Journey:
     """The reference's answer, begun beside a draft."""
     wasted_nanousd: int = 0
     """What a hedge cost that was not needed."""
-    held: Held | None = None
-    """The draft that was read last."""
+    held: dict[str, Held] = field(default_factory=dict)
+    """Drafts that were read, by model."""
     finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED
     usage: types_pb2.Usage = field(default_factory=types_pb2.Usage)
     failure: ServiceError | None = None
@@ -132,7 +132,7 @@ class Journey:
 
     def hold(self, model: str) -> Draft:
         """What the attempt that just ended wrote; it is held from here on."""
-        self.held = self.so_far()
+        self.held[model] = self.so_far()
         return Draft(
             model=model,
             text="".join(self.text),
@@ -143,8 +143,7 @@ class Journey:
         )
 
     def wasted(self, answering: str) -> int:
-        """Nano-dollars paid for a draft that was not accepted and a hedge that was not needed."""
+        """Nano-dollars paid for drafts that were not accepted and a hedge that was not needed."""
         drafting = self.decision.drafted_by if self.decision else ""
-        if drafting in ("", answering):
-            return self.wasted_nanousd
-        return self.wasted_nanousd + sum(one.cost_nanousd for one in self.attempts if one.model == drafting)
+        wasted = {drafting, *self.held} - {"", answering}
+        return self.wasted_nanousd + sum(one.cost_nanousd for one in self.attempts if one.model in wasted)

@@ -71,6 +71,18 @@ def pool() -> Pool:
 
 
 @pytest.fixture(scope="session")
+def three() -> Bundle:
+    """A bundle that reads drafts of small and of mid."""
+    return bundles.load(bundles.dump(hand_made.three()))
+
+
+@pytest.fixture(scope="session")
+def pool_of_three(pool: Pool) -> Pool:
+    small, large = pool.models
+    return Pool((small, replace(small, name="mid"), large), "large")
+
+
+@pytest.fixture(scope="session")
 def ask() -> Callable[..., Query]:
     """A query with changes: `ask("text", temperature=1.0)`."""
     return hand_made.query

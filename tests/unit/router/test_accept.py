@@ -175,7 +175,7 @@ def test_after_the_hold_back_the_beginning_is_accepted_or_stopped(
     assert after.certificate is decision.certificate
     assert after.estimates[0].p_after_draft == pytest.approx(0.982, abs=0.001)
     assert after.explanation == (
-        "The first 4 tokens of small's draft look right with p = 0.98, and no other model is worth more."
+        "After 4 tokens: the draft of small looks right with p = 0.98, and no other model is worth more."
     )
 
 
@@ -196,3 +196,83 @@ def test_the_gain_of_an_escalation_is_what_the_draft_shows(reading: Reading, poo
     after = accept.read(bundle, query.text, decided(bundle, query, pool), BAD)
     small, large = (one.p_after_draft or 0.0 for one in after.estimates)
     assert accept.gain(after, BAD) == large - small > 0.5
+
+
+def first_look(three: Bundle, pool: Pool, query: Query, draft: Draft = BAD) -> Decision:
+    return accept.read(three, query.text, decided(three, query, pool), draft)
+
+
+def test_beside_a_doubtful_draft_that_of_another_model_may_be_worth_a_look(
+    three: Bundle, pool_of_three: Pool, ask: Ask
+) -> None:
+    after = first_look(three, pool_of_three, ask())
+    assert (after.model, after.drafted_by) == ("mid", "small")
+    assert after.prior is not None
+    assert (after.prior.shown is not None, dict(after.prior.further)) == (True, {})
+    assert after.explanation == (
+        "The draft of small looks right with p = 0.02, and a draft of mid is worth a look."
+    )
+    assert after.certificate is not None
+
+
+@pytest.mark.parametrize(("equation", "model"), [("1 + 1 = 2", "mid"), ("1 + 1 = 3", "large")])
+def test_a_second_draft_is_read_as_the_first(
+    three: Bundle, pool_of_three: Pool, ask: Ask, equation: str, model: str
+) -> None:
+    query = ask()
+    after = accept.read(three, query.text, first_look(three, pool_of_three, query), Draft("mid", equation))
+    assert (after.model, after.drafted_by, after.prior) == (model, "mid", None)
+    assert after.certificate is not None
+    assert after.estimates[0].p_after_draft == pytest.approx(0.018, abs=0.001), "small's draft still counts"
+
+
+def test_after_two_drafts_the_first_may_be_the_answer(three: Bundle, pool_of_three: Pool, ask: Ask) -> None:
+    """Both look alike, the first a little better: what was paid for is at hand."""
+    query, first = ask(), first_look(three, pool_of_three, ask())
+    assert first.prior is not None
+    assert first.prior.shown is not None
+    likely = replace(first.prior.shown, p_correct=(0.9, 0.5, 0.9))
+    again = replace(first, prior=replace(first.prior, shown=likely))
+    after = accept.read(three, query.text, again, Draft("mid", "1 + 1 = 3"))
+    assert (after.model, after.drafted_by, after.escalated) == ("small", "mid", True)
+
+
+@pytest.mark.parametrize("change", [{"allowed": frozenset({"small", "large"})}, {"seconds_left": 4.0}])
+def test_where_the_best_model_may_not_go_on_the_reference_does(
+    three: Bundle, pool_of_three: Pool, ask: Ask, change: dict[str, object]
+) -> None:
+    """Mid is not allowed, or three calls would miss the deadline. No other choice was certified."""
+    slow = replace(
+        pool_of_three, models=tuple(replace(one, pace=Pace(1.5, 9.0)) for one in pool_of_three.models)
+    )
+    after = first_look(three, slow, ask(**change))
+    assert (after.model, after.prior) == ("large", None)
+    assert "mid may not go on, so large does" in after.explanation
+    assert after.certificate is not None
+
+
+def test_a_model_without_a_reader_answers_after_a_draft_if_it_may(
+    three: Bundle, pool_of_three: Pool, ask: Ask
+) -> None:
+    contents = three.contents
+    policy = replace(contents.policy, resolution=(0.9, 0.0, 0.0))
+    one = bundles.load(bundles.dump(replace(contents, policy=policy, readers=contents.readers[:1])))
+    likely = replace(contents.readers[0].calibrators[1], bias=4.0)
+    lines = (contents.readers[0].calibrators[0], likely, contents.readers[0].calibrators[2])
+    sure = replace(one.contents, readers=(replace(one.contents.readers[0], calibrators=lines),))
+    after = [
+        first_look(bundles.load(bundles.dump(sure)), pool_of_three, ask(**change))
+        for change in ({}, {"allowed": frozenset({"small", "large"})})
+    ]
+    assert [(one.model, one.prior) for one in after] == [("mid", None), ("large", None)]
+
+
+def test_a_second_draft_is_never_stopped(three: Bundle, pool_of_three: Pool, ask: Ask) -> None:
+    beginnings = tuple(replace(one, left=0.3) for one in three.contents.readers)
+    contents = replace(three.contents, readers=(*three.contents.readers, *beginnings))
+    both, query = bundles.load(bundles.dump(contents)), ask()
+    first = decided(both, query, pool_of_three)
+    assert early(both, query, first, replace(BAD, finished=False, tokens=4)) is Look.STOP
+    second = accept.read(both, query.text, first, BAD)
+    begun = Draft("mid", "1 + 1 = 3", finished=False, tokens=4)
+    assert early(both, query, second, begun) is Look.WAIT

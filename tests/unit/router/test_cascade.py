@@ -292,7 +292,7 @@ def test_a_beginning_is_accepted_once_the_hold_back_is_over_and_stays_so(committ
     assert (answer.model, answer.draft, answer.offer) == ("small", False, None)
     assert answer.decision.certificate is not None
     assert answer.decision.drafted_by == "small"
-    assert "first 4 tokens" in answer.decision.explanation
+    assert "After 4 tokens" in answer.decision.explanation
 
 
 def test_a_beginning_that_ends_badly_is_the_answer_with_an_offer(committing: Cascade) -> None:
@@ -308,7 +308,11 @@ def test_a_beginning_that_ends_badly_is_the_answer_with_an_offer(committing: Cas
 def test_a_doubtful_beginning_is_stopped_once_the_hold_back_is_over(committing: Cascade) -> None:
     begun = replace(BAD, finished=False, tokens=4)
     assert committing.look(begun) is Look.STOP
-    assert called(committing.feed(Stopped("small", begun))).escalation
+    call = called(committing.feed(Stopped("small", begun)))
+    assert (call.model, call.escalation, call.draft) == ("large", True, False)
+    assert call.decision.explanation.startswith(
+        "After 4 tokens: the draft of small looks right with p = 0.02"
+    )
 
 
 def test_a_draft_that_ends_within_the_hold_back_is_read_whole(committing: Cascade) -> None:
@@ -374,3 +378,51 @@ def test_a_hedge_leaves_time_for_a_draft(reading: Callable[..., Bundle], pool: P
     )
     assert (patient.model, patient.draft) == ("small", True)
     assert (hurried.model, hurried.draft) == ("large", False)
+
+
+@pytest.fixture
+def asking_two(three: Bundle, pool_of_three: Pool, ask: Ask) -> Cascade:
+    """A request whose first draft was doubtful; a second one, of mid, is being written."""
+    one = Cascade(three, pool_of_three, now=NOW)
+    assert called(one.feed(Received(ask()))).draft
+    call = called(one.feed(Finished("small", BAD)))
+    assert (call.model, call.attempt, call.draft, call.escalation) == ("mid", 2, True, True)
+    return one
+
+
+def test_a_second_draft_may_be_the_answer(asking_two: Cascade) -> None:
+    answer = asking_two.feed(Finished("mid", Draft("mid", "1 + 1 = 2")))
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.draft, answer.decision.drafted_by) == ("mid", True, "mid")
+
+
+def test_after_two_doubtful_drafts_the_reference_answers_in_the_last_call(asking_two: Cascade) -> None:
+    call = called(asking_two.feed(Finished("mid", Draft("mid", "1 + 1 = 3"))))
+    assert (call.model, call.attempt, call.draft, call.escalation) == ("large", MOST_ATTEMPTS, False, True)
+    answer = fail(asking_two, "large")
+    assert isinstance(answer, Answer)
+    assert (answer.model in ("small", "mid"), answer.draft) == (True, True)
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_where_the_second_draft_fails_the_reference_has_the_last_call(
+    asking_two: Cascade, retryable: bool
+) -> None:
+    command = fail(asking_two, "mid", retryable)
+    if retryable:
+        call = called(command)
+        assert (call.model, call.attempt, call.fallback, call.draft) == ("large", 3, True, False)
+        command = fail(asking_two, "large")
+    assert isinstance(command, Answer)
+    assert (command.model, command.draft) == ("small", True)
+
+
+def test_where_a_retry_took_the_call_there_is_no_second_draft(
+    three: Bundle, pool_of_three: Pool, ask: Ask
+) -> None:
+    one = Cascade(three, pool_of_three, now=NOW)
+    one.feed(Received(ask()))
+    fail(one, "small")
+    call = called(one.feed(Finished("small", BAD)))
+    assert (call.model, call.attempt, call.draft) == ("large", MOST_ATTEMPTS, False)
+    assert call.decision.certificate is not None

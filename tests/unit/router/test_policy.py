@@ -162,8 +162,8 @@ def test_with_looks_too_one_query_is_given_the_choice_of_the_batch(
     family = looking(*resolution, caution=1.0, reluctance=0.3)
     rows = list(zip(p.tolist(), spread.tolist(), cost.tolist(), strict=True))
     assert [family.choose_one(*row, lam) for row in rows] == family.choose(p, spread, cost, lam).tolist()
-    taken = family.accept(0, p, spread, cost, lam)
-    assert [family.accept_one(0, *row, lam) for row in rows] == taken.tolist()
+    taken = family.accept((0,), p, spread, cost, lam)
+    assert [family.accept_one((0,), *row, lam) for row in rows] == taken.tolist()
 
 
 @given(probabilities, spreads, costs, st.sampled_from(GRID))
@@ -189,7 +189,9 @@ def test_a_draft_that_is_not_expected_to_save_is_not_written() -> None:
 def test_after_a_look_the_draft_costs_no_more_and_a_hopeless_query_is_not_escalated() -> None:
     cost, spread = one(0.5, 2.0, 1.0), one(0, 0, 0)
     family = looking(0.5, 0.0, 0.0)
-    after = [family.accept(0, one(*p), spread, cost, 0.1).tolist() for p in ((0.3, 0, 0.9), (0.1, 0, 0.15))]
+    after = [
+        family.accept((0,), one(*p), spread, cost, 0.1).tolist() for p in ((0.3, 0, 0.9), (0.1, 0, 0.15))
+    ]
     assert after == [[2], [0]]
 
 
@@ -219,10 +221,30 @@ def test_any_draft_can_be_asked_about(p: np.ndarray, lam: float, left: float, un
         looking(0.5, 0.0, 0.0).stops_one(0, row, (0, 0, 0), (0.1, 0.3, 1.0), lam, left, unwritten)
 
 
-@given(probabilities, spreads, costs, st.sampled_from(GRID))
-def test_a_doubtful_draft_goes_on_to_the_reference_and_to_nobody_else(
-    p: np.ndarray, spread: np.ndarray, cost: np.ndarray, lam: float
+@given(probabilities, spreads, costs, st.sampled_from(GRID), st.sampled_from([(0,), (0, 1)]))
+def test_after_the_last_draft_the_best_answer_is_taken_and_those_at_hand_cost_nothing(
+    p: np.ndarray, spread: np.ndarray, cost: np.ndarray, lam: float, hand: tuple[int, ...]
 ) -> None:
-    """Who else may answer nobody has looked at: allowed, capable, with room and time."""
-    taken = looking(0.5, 0.5, 0.0).accept(0, p, spread, cost, lam)
-    assert set(taken.tolist()) <= {0, 2}
+    family = looking(0.5, 0.0 if hand == (0,) else 0.5, 0.0)
+    left = cost.copy()
+    left[:, hand] = 0.0
+    values = family.values(p, spread, left, lam)
+    taken = family.accept(hand, p, spread, cost, lam)
+    assert (values[np.arange(6), taken] >= values.max(axis=1) - 1e-9).all()
+
+
+def test_a_second_draft_is_asked_for_where_it_may_spare_the_reference() -> None:
+    """The first looks wrong; the second model alone is not worth it, but a look at its draft is."""
+    p, spread, cost = one(0.1, 0.5, 0.9), one(0, 0, 0), one(0.05, 0.05, 1.0)
+    assert looking(0.5, 0.0, 0.0).accept((0,), p, spread, cost, 0.1).tolist() == [2]
+    assert looking(0.5, 0.9, 0.0).accept((0,), p, spread, cost, 0.1).tolist() == [1]
+    assert looking(0.5, 0.9, 0.0).accept((0, 1), p, spread, cost, 0.1).tolist() == [2]
+
+
+def test_of_three_models_quality_may_cost_more_than_the_reference_once_settled() -> None:
+    p, spread, cost = one(0.5, 0.0, 0.9), one(0, 0, 0), one(0.6, 9.0, 1.0)
+    pair = replace(looking(0.8, 0.0), models=("a", "c"))
+    two = [row[:, ::2] for row in (p, spread, cost)]
+    for lam, said, of_pair in ((SETTLED / 2, 2, 1), (SETTLED, 0, 1)):
+        assert looking(0.8, 0.0, 0.0).choose(p, spread, cost, lam).tolist() == [said]
+        assert pair.choose(*two, lam).tolist() == [of_pair]

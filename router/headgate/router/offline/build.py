@@ -232,5 +232,5 @@ def _usage(
     prompts = outcomes.estimated_tokens[:, None] * ratios
     tokens = np.stack((prompts, expected.completion_tokens), axis=2)
     taken, every = courses(policy, expected, readings), np.arange(len(policy.models))
-    takes = (taken.answered[:, :, None] == every) | (taken.drafted[:, :, None] == every)
+    takes = (taken.answered[:, :, None] == every) | taken.wasted
     return np.asarray(np.einsum("ngm,nmk->gmk", takes.astype(np.float64), tokens) / len(outcomes))

@@ -1,4 +1,4 @@
-"""What becomes of every query at every λ: who answers, and whose draft was paid for and not taken."""
+"""What becomes of every query at every λ: who answers, and whose drafts were paid for and not taken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headgate.router.bundle import Bundle, Estimates
 from headgate.router.offline import drafts
 from headgate.router.offline.datasets import DataError, Outcomes
 from headgate.router.policy import Policy
-from headgate.router.reader import Reader, Reading
+from headgate.router.reader import Reader, Reading, both
 
 _Array = NDArray[np.float64]
 _BATCH = 512
@@ -25,39 +25,45 @@ NO_READINGS: Final[Readings] = {}
 
 @dataclass(frozen=True, slots=True)
 class Courses:
-    """`answered` (n, G): index of the model whose answer is delivered; `drafted` (n, G): of the one whose
-    draft was not accepted, -1 where there is none."""
+    """`answered` (n, G): index of the model whose answer is delivered; `wasted` (n, G, M): whose drafts were
+    not accepted."""
 
     answered: NDArray[np.intp]
-    drafted: NDArray[np.intp]
+    wasted: NDArray[np.bool_]
 
     def cost(self, of_models: _Array) -> _Array:
         """(n, G) of what each model costs (n, M), drafts that were not accepted too."""
-        wasted = np.where(self.drafted >= 0, np.take_along_axis(of_models, self.drafted, axis=1), 0.0)
+        wasted = np.einsum("ngm,nm->ng", self.wasted, of_models)
         return np.asarray(np.take_along_axis(of_models, self.answered, axis=1) + wasted)
 
 
 def courses(policy: Policy, expected: Estimates, readings: Readings = NO_READINGS) -> Courses:
     """Of every query at every λ of the policy's grid."""
     found = [one_course(policy, expected, readings, lam) for lam in policy.grid]
-    answered, drafted = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
-    return Courses(answered, drafted)
+    answered, wasted = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
+    return Courses(answered, wasted)
 
 
 def one_course(
     policy: Policy, expected: Estimates, readings: Readings, lam: float
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """`answered` and `drafted` (n,) at one λ."""
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """`answered` (n,) and `wasted` (n, M) at one λ."""
     cost = expected.relative_cost
-    chosen = policy.choose(expected.p_correct, expected.spread, cost, lam)
-    drafted = np.full_like(chosen, -1)
-    answered = chosen.copy()
-    for index, reading in readings.items():
-        rows = np.flatnonzero(chosen == index)
-        taken = policy.accept(index, reading.p_correct[rows], reading.spread[rows], cost[rows], lam)
-        answered[rows] = taken
-        drafted[rows[taken != index]] = index
-    return answered, drafted
+    answered = policy.choose(expected.p_correct, expected.spread, cost, lam)
+    wasted = np.zeros(cost.shape, dtype=bool)
+    drafts = [(index, np.flatnonzero(answered == index)) for index in readings]
+    for index, rows in drafts:
+        one = readings[index].take(rows)
+        wasted[rows, index] = True
+        then = policy.accept((index,), one.p_correct, one.spread, cost[rows], lam)
+        answered[rows] = then
+        for other in readings.keys() - {index} if policy.most_drafts > 1 else ():
+            more = rows[then == other]
+            two = both(expected.p_correct[more], readings[index].take(more), readings[other].take(more))
+            wasted[more, other] = True
+            answered[more] = policy.accept((index, other), two.p_correct, two.spread, cost[more], lam)
+    wasted[np.arange(len(cost)), answered] = False
+    return answered, wasted
 
 
 def choices(policy: Policy, expected: Estimates, readings: Readings = NO_READINGS) -> NDArray[np.intp]:

@@ -93,11 +93,10 @@ class _Case:
     def reference(self) -> int:
         return self.bundle.policy.reference_index
 
-    def chosen(self, lam: float) -> tuple[_Rows, _Rows]:
-        """Who answers every query, the reference where no certificate reaches; whose draft is wasted, or
-        -1."""
-        answered, drafted = one_course(self.bundle.policy, self.expected, self.readings, lam)
-        return np.where(self.inside, answered, self.reference), np.where(self.inside, drafted, -1)
+    def chosen(self, lam: float) -> tuple[_Rows, NDArray[np.bool_]]:
+        """Who answers every query, the reference where no certificate reaches; whose drafts are wasted."""
+        answered, wasted = one_course(self.bundle.policy, self.expected, self.readings, lam)
+        return np.where(self.inside, answered, self.reference), wasted & self.inside[:, None]
 
 
 def evaluate(bundle: Bundle, outcomes: Outcomes, seed: int, redrawn: int = 50) -> Evaluation:
@@ -154,9 +153,9 @@ def _row(name: str, case: _Case, chosen: _Rows, draws: _Rows) -> Row:
 
 
 def _policy_row(name: str, case: _Case, lam: float, draws: _Rows) -> Row:
-    chosen, drafted = case.chosen(lam)
+    chosen, wasted = case.chosen(lam)
     plain = _row(name, case, chosen, draws)
-    spent = Courses(chosen[:, None], drafted[:, None]).cost(case.cost)[:, 0]
+    spent = Courses(chosen[:, None], wasted[:, None]).cost(case.cost)[:, 0]
     regret = regrets(case.bundle.policy, chosen[:, None], case.score).mean()
 
     def above(rows: _Rows) -> float:

@@ -89,7 +89,8 @@ def test_a_cascade_costs_less_at_the_same_regret(cascade: Bundle, other: Outcome
 
 
 def test_a_draft_that_was_not_accepted_is_paid_beside_the_answer() -> None:
-    taken = courses.Courses(np.array([[1, 0]]), np.array([[0, -1]]))
+    wasted = np.array([[[True, False], [False, False]]])
+    taken = courses.Courses(np.array([[1, 0]]), wasted)
     assert taken.cost(np.array([[0.1, 1.0]])).tolist() == [[1.1, 0.1]]
 
 
@@ -98,7 +99,7 @@ def test_a_draft_costs_its_tokens_even_where_the_reference_answers(cascade: Bund
     usage, grid = cascade.policy.usage, np.array(cascade.policy.grid)
     expected = build.estimates(cascade, other)
     taken = courses.courses(cascade.policy, expected, courses.readings(cascade, other, expected))
-    wasted = (taken.drafted >= 0).mean(axis=0)
+    wasted = taken.wasted[:, :, 0].mean(axis=0)
     assert wasted.max() > 0.02
     place = int(wasted.argmax())
     alone = (taken.answered[:, place] == 0).mean()
@@ -163,15 +164,15 @@ def test_what_is_served_is_what_was_certified(cascade: Bundle, other: Outcomes, 
     served = loaded.holding_back(hold_back)
     pool = Pool(tuple(Model(name, PRICES[name].price) for name in (SMALL, BIG)), BIG)
     expected = build.estimates(served, some)
-    answered, drafted = courses.one_course(
+    answered, wasted = courses.one_course(
         served.policy, expected, courses.readings(served, some, expected), lam
     )
     covered = certify.covered(served.policy, expected)
     begun = drafts.begun(some, SMALL, np.full(len(some), hold_back)).drafts[SMALL]
     ways = [_course(served, pool, *one) for one in zip(some.texts, some.drafts[SMALL], begun, strict=True)]
     told = [
-        (served.models[a], SMALL if d >= 0 else "") if inside else (BIG, "")
-        for a, d, inside in zip(answered.tolist(), drafted.tolist(), covered.tolist(), strict=True)
+        (served.models[a], SMALL if w[0] else "") if inside else (BIG, "")
+        for a, w, inside in zip(answered.tolist(), wasted.tolist(), covered.tolist(), strict=True)
     ]
     assert ways == told
     assert {model for model, _ in ways} == {SMALL, BIG}
