@@ -130,7 +130,7 @@ def three(resolution: float = 0.9, logprobs: bool = False, **changes: Any) -> Co
     costs = CostModel((ModelCost(SMALL, 4.0, 10.0),) * 2 + (ModelCost(LARGE, 4.0, 5.0),), 3_000.0)
     usage = np.zeros((len(GRID), 3, 2))
     told = (resolution, resolution, 0.0)
-    return replace(
+    made = replace(
         plain,
         graph=built,
         calibrators=(line,) * 3,
@@ -139,8 +139,8 @@ def three(resolution: float = 0.9, logprobs: bool = False, **changes: Any) -> Co
         golden=graph.golden_vectors(built, 3),
         certificates=(certificate(models=names),),
         readers=tuple(_of_three(names, index, logprobs) for index in (0, 1)),
-        **changes,
     )
+    return replace(made, **changes)
 
 
 def _of_three(names: tuple[str, ...], index: int, logprobs: bool) -> ReaderContents:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -177,16 +177,21 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 class Stack:
-    """Valkey, two scripted workers, one gateway."""
+    """Valkey, scripted workers, one gateway."""
 
-    def __init__(self, directory: Path, settings: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: dict[str, Any] | None = None,
+        models: Sequence[str] = ("small", "large"),
+    ) -> None:
         self.directory = directory
         self.journal_file = directory / "journal.jsonl"
         self.journal_file.touch()
         self.config_file = directory / "headgate.yaml"
         self.write(settings or config())
         self.valkey = Valkey(directory)
-        self.workers = {name: self.start_worker(name) for name in ("small", "large")}
+        self.workers = {name: self.start_worker(name) for name in models}
         self.worker_addresses = {name: one.addresses()["listen"] for name, one in self.workers.items()}
         self.gateway = self.start_gateway()
         self.addresses = self.gateway.addresses()
@@ -260,9 +265,13 @@ class Stack:
 
 
 @contextmanager
-def stack(factory: pytest.TempPathFactory, settings: dict[str, Any] | None = None) -> Iterator[Stack]:
+def stack(
+    factory: pytest.TempPathFactory,
+    settings: dict[str, Any] | None = None,
+    models: Sequence[str] = ("small", "large"),
+) -> Iterator[Stack]:
     """A stack for the time of a `with` block."""
-    running = Stack(factory.mktemp("stack"), settings)
+    running = Stack(factory.mktemp("stack"), settings, models)
     try:
         yield running
     finally:

@@ -27,7 +27,7 @@ from headgate.v1 import types_pb2, worker_pb2, worker_pb2_grpc
 from headgate.worker.backends.builtin.engine import model_version
 
 WEIGHTS = Path(str(resources.files("headgate.worker.backends.builtin"))) / "weights"
-PRICES = {"small": 1_000_000_000, "large": 8_000_000_000}
+PRICES = {"small": 1_000_000_000, "mid": 1_000_000_000, "large": 8_000_000_000}
 
 
 class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
@@ -36,7 +36,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(self, name: str, journal: Path) -> None:
         self._name = name
         shipped = json.loads((WEIGHTS / "manifest.json").read_text())
-        self._version = model_version(shipped[name]["sha256"])
+        self._version = model_version(shipped[name if name in shipped else "small"]["sha256"])
         self._journal = journal
 
     async def DescribeModel(self, _request: object, _context: object) -> worker_pb2.DescribeModelResponse:  # type: ignore[override]

@@ -330,3 +330,29 @@ async def test_a_draft_that_takes_too_long_is_accepted_early_and_not_covered(
     assert not decision.certificate.id
     assert whole.decision.certificate.id, "nobody waits for its beginning"
     assert whole.decision.cache_status == types_pb2.CACHE_STATUS_MISS, "what is not covered is not kept"
+
+
+async def test_beside_a_doubtful_draft_another_models_is_read_and_both_are_paid(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    certificate = hand_made.certificate(models=("small", "mid", "large"), settings={})
+    where = tmp_path_factory.mktemp("bundle") / "three.bundle"
+    where.write_bytes(bundles.dump(hand_made.three(certificates=(certificate,))))
+    pool = {name: {"source": "small" if name == "mid" else name} for name in ("small", "mid", "large")}
+    settings = {**config(), "policy": {"bundle": str(where)}, "pool": pool}
+    with stack(tmp_path_factory, settings, ("small", "mid", "large")) as one:
+        async with one.channel() as channel:
+            told = await events(stub(channel), f"{WRONG}, of two")
+        wasted = {model for model in ("small", "mid", "large") if _wasted(one, model)}
+    assert kinds(told)[:3] == ["decision", "model_switched", "model_switched"]
+    assert "".join(event.delta.text for event in told) == f"large: {WRONG}, of two"
+    decision = told[-1].finished.decision
+    assert [attempt.model for attempt in decision.attempts] == ["small", "mid", "large"]
+    assert (decision.model, decision.drafted_by, bool(decision.certificate.id)) == ("large", "mid", True)
+    assert wasted == {"small", "mid"}
+
+
+def _wasted(running: Stack, model: str) -> bool:
+    """Whether tokens of this model's drafts are counted as wasted."""
+    with urlopen(f"http://{running.addresses['metrics']}/metrics") as page:
+        return f'headgate_wasted_draft_tokens_total{{model="{model}"}}' in page.read().decode()
