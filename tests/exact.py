@@ -16,7 +16,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from headgate.router.bundle import Estimates
+from headgate.router.offline.courses import Readings
 from headgate.router.policy import GRID, MOST_DRAFTS, Policy
+from headgate.router.reader import Reading
 
 _Array = NDArray[np.float64]
 KINDS, DIFFICULTIES, SIGNS = 24, 4, 5
@@ -148,3 +151,23 @@ def _taken(
             then = _taken(world, policy, lam, further, kinds, left - 1)
             value[mine] += world.after[further][0][kinds] / chance[kinds] * then
     return value
+
+
+def asked(world: World, n: int, seed: int) -> tuple[Estimates, Readings]:
+    """n queries of the world as the courses take them, each some dearer or cheaper than its kind."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, len(world.cost), n)
+    hard = _one_of(rng, world.hard[kind])
+    right = (rng.random((n, world.models)) < world.right[kind, hard]).astype(int)
+    before, zero = world.after[()][1][kind], np.zeros((n, world.models))
+    cost = world.cost[kind] * np.exp(rng.normal(0, 0.3, (n, 1)))
+    readings = {}
+    for m in range(world.models - 1):
+        sign = _one_of(rng, world.signs[m, right[:, m], hard])
+        said = np.stack([world.after[(m, one),][1] for one in range(world.signs.shape[3])])
+        readings[m] = Reading(said[sign, kind], zero)
+    return Estimates(before, zero, zero, cost, zero[:, 0], zero), readings
+
+
+def _one_of(rng: np.random.Generator, chances: _Array) -> NDArray[np.intp]:
+    return np.asarray((rng.random(len(chances))[:, None] > chances.cumsum(axis=1)[:, :-1]).sum(axis=1))

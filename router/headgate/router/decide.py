@@ -16,6 +16,7 @@ covers it.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -89,11 +90,19 @@ def _routed(case: _Case, bundle: Bundle, now: float) -> Decision:
     stranger = _other_version(valid[0], case.pool)
     if stranger:
         return _safe(case, Reason.NO_CERTIFICATE, f"{stranger} is not the version the certificate speaks of")
-    lam, certificate = policy.resolve(bundle.policy, case.query.objective, valid, _prices(case.pool, bundle))
+    prices = _prices(case.pool, bundle)
+    lam, certificate = policy.resolve(
+        bundle.policy, case.query.objective, valid, prices, _place(case.query.text)
+    )
     outside = _outside(case, certificate)
     if outside:
         return _safe(case, Reason.OUTSIDE_CALIBRATION, outside)
     return _chosen(case, bundle, lam, certificate)
+
+
+def _place(text: str) -> float:
+    """Of a query among all, in [0, 1): the same whenever it is asked."""
+    return zlib.crc32(text.encode("utf-8", "replace")) / 2**32
 
 
 def _prices(pool: Pool, bundle: Bundle) -> list[Price]:

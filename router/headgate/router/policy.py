@@ -41,6 +41,8 @@ _MOST = 700.0
 
 SETTLED = 0.02
 """The λ from which on there is no reluctance."""
+_APART = 4
+"""Steps of the grid to either side of what a budget means."""
 MOST_DRAFTS = 2
 """Read of one query: a third call is the answer's."""
 GRID: tuple[float, ...] = (0.0, *np.geomspace(1e-3, 4.0, 600).tolist())
@@ -211,14 +213,25 @@ class Policy:
         saves = left[other] / (1 + math.exp(min(odds, _MOST))) >= cost - spared
         return scale * _softplus(odds) if saves or self._pays(lam) else 0.0
 
-    def lam_for_budget(self, budget_nanousd: int, prices: Sequence[Price]) -> float:
+    def lam_for_budget(
+        self, budget_nanousd: int, prices: Sequence[Price], place: float | None = None
+    ) -> float:
         """The smallest settled λ whose mean cost on calibration data is within the budget, else the largest.
 
-        Costs are counted at `prices`, one for every model.
+        Costs are counted at `prices`, one for every model. Many queries may change sides at nearly one λ, and
+        none then costs what the budget is. With a `place` in [0, 1), drawn by the query, it is one of two λ
+        around that: the smaller for as large a share of the queries as the budget pays for.
         """
-        settled = np.array(self.grid) >= SETTLED
-        affordable = np.flatnonzero(settled & (mean_costs(prices, self.usage) <= budget_nanousd))
-        return self.grid[affordable[0]] if len(affordable) else self.grid[-1]
+        costs, settled = mean_costs(prices, self.usage), np.array(self.grid) >= SETTLED
+        affordable = np.flatnonzero(settled & (costs <= budget_nanousd))
+        if not len(affordable):
+            return self.grid[-1]
+        index, first = int(affordable[0]), int(settled.argmax())
+        if place is None or index == first:
+            return self.grid[index]
+        below, above = max(index - _APART, first), min(index + _APART - 1, len(self.grid) - 1)
+        share = (budget_nanousd - costs[above]) / (costs[below] - costs[above])
+        return self.grid[below if place < share else above]
 
 
 def _softplus(x: float) -> float:
@@ -242,12 +255,17 @@ def _cheapest_best_one(values: Sequence[float], relative_cost: Sequence[float]) 
 
 
 def resolve(
-    policy: Policy, objective: Objective, certificates: Sequence[Certificate], prices: Sequence[Price]
+    policy: Policy,
+    objective: Objective,
+    certificates: Sequence[Certificate],
+    prices: Sequence[Price],
+    place: float | None = None,
 ) -> tuple[float, Certificate]:
     """λ for an objective and the certificate that covers it; `certificates` are valid ones, at least one.
 
     A risk target takes the largest level that is not above it; ObjectiveError if there is none. A budget is
-    honoured as far as the certificates reach, and the smallest level that covers its λ is named.
+    honoured as far as the certificates reach, and the smallest level that covers its λ is named. `place` as
+    for `lam_for_budget`; it has nothing to do with who is right, so that the certificate covers both λ.
     """
     if objective.risk_target is not None:
         met = [c for c in certificates if c.risk_target <= objective.risk_target]
@@ -258,6 +276,6 @@ def resolve(
             )
         certificate = max(met, key=lambda c: c.risk_target)
         return certificate.lam, certificate
-    wanted = policy.lam_for_budget(objective.budget_nanousd or 0, prices)
+    wanted = policy.lam_for_budget(objective.budget_nanousd or 0, prices, place)
     lam = min(wanted, max(c.lam for c in certificates))
     return lam, min((c for c in certificates if c.lam >= lam), key=lambda c: c.risk_target)

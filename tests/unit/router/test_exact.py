@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from headgate.router.policy import SETTLED
+from headgate.router.offline import courses
+from headgate.router.policy import GRID, SETTLED, Policy
+from headgate.router.types import Price
 from tests import exact
 
 WORLDS, REGRET = 40, 0.005
+UNIT = 10_000
+"""Nano-dollars of a mean call of the reference."""
+PRICES = (Price(1_000_000, 0),) * 3
 LAMBDAS = np.geomspace(SETTLED, 1.0, 12).tolist()
 
 
@@ -80,3 +87,37 @@ def test_the_best_plan_is_what_drawn_queries_win(worlds: dict[int, list[exact.Wo
     told = np.mean(expected - lam * world.cost[:, 0])
     assert won.mean() == pytest.approx(told, abs=4 * won.std() / np.sqrt(n))
     assert exact.best(world, lam).mean() >= told - 1e-12
+
+
+def _with_usage(world: exact.World, n: int, seed: int) -> Policy:
+    """Its cost at every ninth λ of the usual grid, taken from n queries."""
+    expected, readings = exact.asked(world, n, seed)
+    policy = replace(exact.read_by(world), grid=(0.0, *GRID[210:560:9]))
+    taken = courses.courses(policy, expected, readings)
+    paid = (taken.answered[:, :, None] == np.arange(world.models)) | taken.wasted
+    usage = np.einsum("ngm,nm->gm", paid, expected.relative_cost) / n * UNIT
+    return replace(policy, usage=np.stack((usage, np.zeros_like(usage)), axis=2))
+
+
+@pytest.mark.parametrize("models", [2, 3])
+def test_a_budget_is_what_fresh_queries_cost(
+    worlds: dict[int, list[exact.World]], models: int, seed: int
+) -> None:
+    n, off = 24_000, []
+    for number, world in enumerate(worlds[models][:2]):
+        policy = _with_usage(world, n, seed + number)
+        expected, readings = exact.asked(world, n, seed + 100 + number)
+        place, prices = np.random.default_rng(seed).random(n), PRICES[:models]
+        costs = policy.usage[:, :, 0].sum(axis=1)
+        least, most = costs[-1], costs[np.array(policy.grid) >= SETTLED].max()
+        for budget in np.linspace(least, most, 7)[1:-1].round().astype(int).tolist():
+            lam = np.array([policy.lam_for_budget(budget, prices, one) for one in place.tolist()])
+            spent = np.zeros(n)
+            for one in np.unique(lam).tolist():
+                course = courses.one_course(policy, expected, readings, one)
+                paid = courses.Courses(*(part[:, None] for part in course)).cost(expected.relative_cost)
+                spent[lam == one] = paid[lam == one, 0]
+            off.append(spent.mean() * UNIT / budget - 1)
+    mean, largest = np.abs(off).mean(), np.abs(off).max()
+    print(f"{models} models: {len(off)} budgets missed by {mean:.4f} in the mean, at most by {largest:.4f}")
+    assert mean <= 0.02

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from headgate.router.bundle import Bundle
+from headgate.router.cost import mean_costs
 from headgate.router.errors import ObjectiveError
 from headgate.router.policy import GRID, SETTLED, Policy, resolve
 from headgate.router.types import Certificate, Objective, Price
@@ -132,6 +133,27 @@ def test_a_budget_means_the_smallest_lambda_that_meets_it(
         for budget in (dear, middle, cheap, 1)
     ]
     assert found == [0.05, 0.1, 4.0, 4.0], "where quality is held back for safety only, no budget goes"
+
+
+def test_between_two_lambdas_queries_share_the_rest_of_the_budget(
+    bundle: Bundle, make_certificate: Callable[..., Certificate]
+) -> None:
+    """As large a share of them as the budget pays for takes the dearer λ, and a query always the same one."""
+    everything, objective = (make_certificate(0.1, 4.0),), Objective(budget_nanousd=1900)
+    lams = [
+        resolve(bundle.policy, objective, everything, PRICES, place)[0]
+        for place in np.linspace(0, 1, 400, endpoint=False)
+    ]
+    costs = dict(zip(bundle.policy.grid, mean_costs(PRICES, bundle.policy.usage).tolist(), strict=True))
+    assert len(set(lams)) == 2
+    assert np.mean([costs[lam] for lam in lams]) == pytest.approx(1900, rel=0.005)
+
+
+def test_a_budget_above_all_that_is_spent_is_shared_by_nobody(
+    bundle: Bundle, make_certificate: Callable[..., Certificate]
+) -> None:
+    everything, plenty = (make_certificate(0.1, 4.0),), Objective(budget_nanousd=10_000)
+    assert {resolve(bundle.policy, plenty, everything, PRICES, x)[0] for x in (0.0, 0.5)} == {0.05}
 
 
 def test_a_budget_follows_todays_prices(bundle: Bundle, make_certificate: Callable[..., Certificate]) -> None:
