@@ -30,6 +30,7 @@ _FAMILIES = (
     "Write a query that lists every {thing} of {name} with more than {a} units since {b}.",
     "Put the dose for {name} right: {a} mg for {b} kg, and the {thing} holds {c} ml.",
 )
+FIRST_WORDS = tuple(one.split()[0] for one in _FAMILIES)
 _SURE = ("The answer is {x}.", "It is {x}, as {y} shows.", "{x}. That follows from {y} at once.")
 _UNSURE = ("Perhaps {x}, but {y} might be meant.", "I am not sure; it could be about {x} or {y}.")
 

@@ -153,8 +153,9 @@ def _taken(
     return value
 
 
-def asked(world: World, n: int, seed: int) -> tuple[Estimates, Readings]:
-    """n queries of the world as the courses take them, each some dearer or cheaper than its kind."""
+def asked(world: World, n: int, seed: int) -> tuple[Estimates, Readings, _Array]:
+    """n queries of the world as the courses take them, each some dearer or cheaper than its kind, and who is
+    right, (n, M)."""
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, len(world.cost), n)
     hard = _one_of(rng, world.hard[kind])
@@ -166,7 +167,7 @@ def asked(world: World, n: int, seed: int) -> tuple[Estimates, Readings]:
         sign = _one_of(rng, world.signs[m, right[:, m], hard])
         said = np.stack([world.after[(m, one),][1] for one in range(world.signs.shape[3])])
         readings[m] = Reading(said[sign, kind], zero)
-    return Estimates(before, zero, zero, cost, zero[:, 0], zero), readings
+    return Estimates(before, zero, zero, cost, zero[:, 0], zero), readings, right.astype(np.float64)
 
 
 def _one_of(rng: np.random.Generator, chances: _Array) -> NDArray[np.intp]:
