@@ -179,11 +179,14 @@ def _walk(directory: Path) -> Iterator[Path]:
 class Stack:
     """Valkey, scripted workers, one gateway."""
 
+    names: tuple[str, ...] = ("small", "large")
+    """Of the workers: one each unless a kind of stack says otherwise."""
+
     def __init__(
         self,
         directory: Path,
         settings: dict[str, Any] | None = None,
-        models: Sequence[str] = ("small", "large"),
+        models: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.journal_file = directory / "journal.jsonl"
@@ -191,10 +194,14 @@ class Stack:
         self.config_file = directory / "headgate.yaml"
         self.write(settings or config())
         self.valkey = Valkey(directory)
-        self.workers = {name: self.start_worker(name) for name in models}
+        self.workers = {name: self.start_worker(name) for name in models or self.names}
         self.worker_addresses = {name: one.addresses()["listen"] for name, one in self.workers.items()}
         self.gateway = self.start_gateway()
         self.addresses = self.gateway.addresses()
+
+    def places(self) -> dict[str, str]:
+        """Where the gateway finds each model."""
+        return self.worker_addresses
 
     def write(self, settings: dict[str, Any]) -> None:
         """Writes the config file."""
@@ -232,7 +239,7 @@ class Stack:
             free,
         ]
         command += ["--admin-listen", free, "--metrics-listen", free, "--redis-url", self.valkey.url]
-        for model, address in self.worker_addresses.items():
+        for model, address in self.places().items():
             command += ["--worker", f"{model}={address}"]
         command += ["--ready-file", str(self.directory / f"{name}.ready"), *extra]
         return Process(command, self.directory, name, {"TEST_PEPPER": PEPPER})
@@ -268,7 +275,7 @@ class Stack:
 def stack(
     factory: pytest.TempPathFactory,
     settings: dict[str, Any] | None = None,
-    models: Sequence[str] = ("small", "large"),
+    models: Sequence[str] = (),
 ) -> Iterator[Stack]:
     """A stack for the time of a `with` block."""
     running = Stack(factory.mktemp("stack"), settings, models)

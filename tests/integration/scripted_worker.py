@@ -34,16 +34,16 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     """Does what it is told."""
 
     def __init__(self, name: str, journal: Path) -> None:
-        self._name = name
+        self.name = name
         shipped = json.loads((WEIGHTS / "manifest.json").read_text())
         self._version = model_version(shipped[name if name in shipped else "small"]["sha256"])
         self._journal = journal
 
     async def DescribeModel(self, _request: object, _context: object) -> worker_pb2.DescribeModelResponse:  # type: ignore[override]
         """Poses as the shipped model of its name, so that the shipped certificates cover it."""
-        price = types_pb2.Price(input_nanousd=PRICES[self._name], output_nanousd=PRICES[self._name])
+        price = types_pb2.Price(input_nanousd=PRICES[self.name], output_nanousd=PRICES[self.name])
         return worker_pb2.DescribeModelResponse(
-            model=self._name,
+            model=self.name,
             backend="scripted",
             version=self._version,
             context_tokens=100_000,
@@ -56,34 +56,34 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.WorkerServiceGenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """Performs the script."""
-        text = "".join(part.text for part in request.messages[-1].parts)
+        text = asked(request)
         script = json.loads(text) if text.startswith("{") else {"say": self._echo(text)}
         told = {"left_s": context.time_remaining(), "logprobs": request.logprobs}
-        self._note("begun", request.request_id, **told)
+        self.note("begun", request.request_id, **told)
         try:
             await self._perform(script, request.logprobs, context)
         except asyncio.CancelledError:
-            self._note("cancelled", request.request_id)
+            self.note("cancelled", request.request_id)
             raise
-        self._note("ended", request.request_id)
+        self.note("ended", request.request_id)
 
     def _echo(self, text: str) -> list[str]:
         pieces = [f"{word} " for word in text.split()] * 400 if "word by word" in text else [text]
-        return [f"{self._name}: ", *pieces]
+        return [f"{self.name}: ", *pieces]
 
     async def _perform(
         self, script: dict[str, Any], logprobs: bool, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        if script.get("hangs") == self._name:
+        if script.get("hangs") == self.name:
             await asyncio.Event().wait()
-        chunks = script.get("say", [self._name]) * script.get("times", 1)
+        chunks = script.get("say", [self.name]) * script.get("times", 1)
         gaps = script.get("gap_s", 0)
-        gap_s = gaps.get(self._name, 0) if isinstance(gaps, dict) else gaps
+        gap_s = gaps.get(self.name, 0) if isinstance(gaps, dict) else gaps
         for chunk in chunks:
             tokens = [worker_pb2.Token(token_id=-1, logprob=-0.01)] if logprobs else []
             await context.write(worker_pb2.WorkerServiceGenerateResponse(text=chunk, tokens=tokens))
             await asyncio.sleep(gap_s)
-        if "fail" in script and script.get("only", self._name) == self._name:
+        if "fail" in script and script.get("only", self.name) == self.name:
             await context.abort(grpc.StatusCode[script["fail"]], "scripted failure")
         await context.write(
             worker_pb2.WorkerServiceGenerateResponse(
@@ -92,17 +92,23 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             )
         )
 
-    def _note(self, event: str, request_id: str, **facts: object) -> None:
+    def note(self, event: str, request_id: str, **facts: object) -> None:
+        """Adds a line to the journal."""
         with self._journal.open("a") as journal:
             journal.write(
-                json.dumps({"event": event, "request_id": request_id, "model": self._name, **facts}) + "\n"
+                json.dumps({"event": event, "request_id": request_id, "model": self.name, **facts}) + "\n"
             )
 
 
-async def serve(name: str, journal: Path, port: int, ready: Path) -> None:
+def asked(request: worker_pb2.WorkerServiceGenerateRequest) -> str:
+    """The last message's text."""
+    return "".join(part.text for part in request.messages[-1].parts)
+
+
+async def serve(worker: ScriptedWorker, port: int, ready: Path) -> None:
     """Serves until SIGTERM, and says where in `ready`."""
     server = grpc.aio.server(options=channels.server_options())
-    worker_pb2_grpc.add_WorkerServiceServicer_to_server(ScriptedWorker(name, journal), server)
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
     state = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     await state.set("headgate.v1.WorkerService", health_pb2.HealthCheckResponse.SERVING)
@@ -114,5 +120,11 @@ async def serve(name: str, journal: Path, port: int, ready: Path) -> None:
     await server.wait_for_termination()
 
 
+def main(kind: type[ScriptedWorker]) -> None:
+    """Serves as the command line says."""
+    name, journal, port, ready = sys.argv[1:]
+    asyncio.run(serve(kind(name, Path(journal)), int(port), Path(ready)))
+
+
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])))
+    main(ScriptedWorker)
