@@ -67,6 +67,7 @@ _WAITED = """\
             nobody = asyncio.create_task(asyncio.sleep(0))
             await asyncio.wait({*self._shadow._tasks, nobody}, timeout=0.5)
 """
+_FORGOTTEN = "        journey.text.clear()\n"
 _JOURNEY = "        journey = _journey(arrival, query, deliver)\n        code"
 
 MUTANTS = (
@@ -108,6 +109,12 @@ MUTANTS = (
         {"gateway/conductor.py": {"_estimated(journey) if journey.text else ": ""}},
         "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
         "{'charged otherwise': ",
+    ),
+    Mutant(
+        "a draft whose worker died is not forgotten",
+        {"gateway/conductor.py": {f"{_FORGOTTEN}        journey.logprobs": "        journey.logprobs"}},
+        "test_drafted_streams.py::test_no_stream_is_cut_silently_or_says_a_token_twice_whoever_is_killed",
+        "'wrong tokens': ",
     ),
     Mutant(
         "the drain is skipped",
