@@ -67,8 +67,8 @@ _WAITED = """\
             nobody = asyncio.create_task(asyncio.sleep(0))
             await asyncio.wait({*self._shadow._tasks, nobody}, timeout=0.5)
 """
-_FORGOTTEN = "        journey.text.clear()\n"
-_JOURNEY = "        journey = _journey(arrival, query, deliver)\n        code"
+_FORGOTTEN = "        self.text.clear()\n"
+_JOURNEY = "        journey = Journey.of(arrival, query, deliver, watch)\n        code"
 
 MUTANTS = (
     Mutant(
@@ -76,7 +76,7 @@ MUTANTS = (
         {
             "gateway/conductor.py": {
                 "await call.read()": "await asyncio.shield(asyncio.ensure_future(call.read()))",
-                "            call.cancel()\n            worker.calls": "            worker.calls",
+                "    call.cancel()\n    if not": "    if not",
             }
         },
         "test_cancels.py::test_a_cancel_reaches_the_upstream[before the first token-StreamGenerate]",
@@ -94,7 +94,7 @@ MUTANTS = (
     ),
     Mutant(
         "after text was delivered the call is made again",
-        {"gateway/conductor.py": {"return self.deliver is not None and bool(self.text)": "return False"}},
+        {"gateway/journey.py": {"return self.deliver is not None and bool(self.text)": "return False"}},
         "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
         "'wrong tokens': ",
     ),
@@ -106,15 +106,21 @@ MUTANTS = (
     ),
     Mutant(
         "a cut stream is free",
-        {"gateway/conductor.py": {"_estimated(journey) if journey.text else ": ""}},
+        {"gateway/conductor.py": {"journey.estimated_usage() if journey.text else ": ""}},
         "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
         "{'charged otherwise': ",
     ),
     Mutant(
         "a draft whose worker died is not forgotten",
-        {"gateway/conductor.py": {f"{_FORGOTTEN}        journey.logprobs": "        journey.logprobs"}},
+        {"gateway/journey.py": {f"{_FORGOTTEN}        self.logprobs": "        self.logprobs"}},
         "test_drafted_streams.py::test_no_stream_is_cut_silently_or_says_a_token_twice_whoever_is_killed",
         "'wrong tokens': ",
+    ),
+    Mutant(
+        "a fallback for a model that was never called is a second call",
+        {"gateway/conductor.py": {"command.repeats and failures.called_in_vain(journey)": "command.repeats"}},
+        "test_drafted_streams.py::test_a_model_that_is_gone_costs_no_answer_while_another_one_serves",
+        "StatusCode.UNAVAILABLE",
     ),
     Mutant(
         "the drain is skipped",
@@ -211,7 +217,11 @@ MUTANTS = (
     ),
     Mutant(
         "calls that are over are kept",
-        {"gateway/conductor.py": {"            worker.calls.discard(call)\n": ""}},
+        {
+            "gateway/conductor.py": {
+                "    if not isinstance(call, Hedge):\n        worker.calls.discard(call)\n": ""
+            }
+        },
         "test_soak.py::test_nothing_grows_under_clients_that_leave_and_come_back",
         "AssertionError: {'gateway': ",
     ),

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
+from headgate.gateway.retry_budget import MOST
 from headgate.v1 import router_pb2_grpc
 from tests.faults.counting_worker import question
 from tests.faults.drafting import MODELS, Drafting, drafting
 from tests.faults.figures import Form
 from tests.faults.told import Told, broken, failed, follow
-from tests.integration.gateway_rig import eventually, stub
+from tests.integration.gateway_rig import eventually, metrics, stub
 
 Router = router_pb2_grpc.RouterServiceStub
 
@@ -106,6 +107,21 @@ async def test_no_stream_is_cut_silently_or_says_a_token_twice_whoever_is_killed
     names = {told.question for told in streams.told}
     await eventually(lambda: names <= running.records().keys(), what="a record of each")
     judge(form, streams, running, struck)
+
+
+async def test_a_model_that_is_gone_costs_no_answer_while_another_one_serves(running: Drafting) -> None:
+    """Also when more ask for it than a retry budget has second calls: these are first ones."""
+    victims, draw = ("small-a", "small-b"), random.Random()
+    for victim in victims:
+        running.workers[victim].popen.kill()
+    try:
+        out = 'headgate_worker_serving{model="small"}'
+        await eventually(lambda: metrics(running.addresses["metrics"])[out] == 0, what="small to be out")
+        async with running.channel() as channel:
+            told = [await ask(stub(channel), "kept", draw) for _ in range(2 * int(MOST))]
+    finally:
+        await back(running, victims)
+    assert Counter((one.code, one.model) for one in told) == {(grpc.StatusCode.OK, "large"): len(told)}
 
 
 async def kill(running: Drafting, strike: Strike) -> None:

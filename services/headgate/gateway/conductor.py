@@ -284,11 +284,12 @@ class Conductor:
         worker = self._workers[command.model]
         if not worker.serving:
             return failures.left_out(journey, worker)
-        if command.repeats and not worker.retries.spend():
+        repeats = command.repeats and failures.called_in_vain(journey)
+        if repeats and not worker.retries.spend():
             return Failed(worker.name, retryable=False, delivered=False)
         # Asked last: an open breaker's yes is its one trial, which must not go to a call that is not made.
         if not worker.breaker.allows():
-            if command.repeats:
+            if repeats:
                 worker.retries.take_back()
             return failures.left_out(journey, worker)
         if command.fallback or command.escalation:

@@ -28,6 +28,8 @@ COME_BACK_S: Final = 1.0
 QUICK_S: Final = 2.0
 """A failure that took longer is not tried again on the same model: silence would be met with silence, and the
 deadline's rest belongs to the fallback."""
+_NO_FAILURE: Final = frozenset(code.value[0] for code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED))
+"""How a draft's call ends: at its own end, or stopped."""
 _SETTLED: Final = frozenset(
     code.value[0] for code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
 )
@@ -75,6 +77,11 @@ def worth_repeating(journey: Journey) -> bool:
         return False
     last = journey.attempts[-1]
     return last.code not in _SETTLED and last.duration.ToNanoseconds() < QUICK_S * 1e9
+
+
+def called_in_vain(journey: Journey) -> bool:
+    """Whether the last call failed: what is called in place of a worker that was left out repeats nothing."""
+    return bool(journey.attempts) and journey.attempts[-1].code not in _NO_FAILURE
 
 
 def cancelled_from_outside() -> bool:
