@@ -1,6 +1,7 @@
 """What the gateway is measured against and in front of: `python -m tests.bench.gateway.echo ROLE READY_FILE …`.
 
-    worker                  answers at once: as a bare echo, and as the WorkerService of small and of large
+    worker                  answers at once: as a bare echo, and as the WorkerService of small and of large;
+                            "write 64 …" is answered with so many tokens, each in a message of its own
     router --worker ADDR    the bare chain's middle: hands bytes on and does nothing else
 
 Both run on plain asyncio, or on uvloop with `--uvloop`. Where they listen stands in READY_FILE.
@@ -29,12 +30,18 @@ MANY: Final = "/bench.Echo/Many"
 ANSWER: Final = "A 0 ms answer of 120 bytes, as short as many answers are: " + 62 * "x"
 TOKENS: Final = 64
 TOKEN: Final = b" token"
+WRITE: Final = "write"
 PRICES: Final = {"small": 1_000_000_000, "large": 8_000_000_000}
 """Nano-dollars a million tokens."""
 _FREE: Final = "127.0.0.1:0"
 _WEIGHTS: Final = Path(str(resources.files("headgate.worker.backends.builtin"))) / "weights"
 
 Context = grpc.aio.ServicerContext
+
+
+def tokens(count: int) -> list[str]:
+    """What a model writes: words as long as those of most texts, and all of them different."""
+    return [f"word{number} " for number in range(count)]
 
 
 class Model(worker_pb2_grpc.WorkerServiceServicer):
@@ -45,7 +52,7 @@ class Model(worker_pb2_grpc.WorkerServiceServicer):
         price = types_pb2.Price(input_nanousd=PRICES[name], output_nanousd=PRICES[name])
         self._description = worker_pb2.DescribeModelResponse(
             model=name, backend="echo", version=model_version(manifest[name]["sha256"]),
-            context_tokens=100_000, slots=64, price=price,
+            context_tokens=100_000, slots=64, price=price, logprobs=True,
         )  # fmt: skip
         self._answer = worker_pb2.WorkerServiceGenerateResponse(
             text=ANSWER,
@@ -56,8 +63,23 @@ class Model(worker_pb2_grpc.WorkerServiceServicer):
     async def DescribeModel(self, _request: object, _context: object) -> worker_pb2.DescribeModelResponse:  # type: ignore[override]
         return self._description
 
-    async def Generate(self, _request: object, context: Context[Any, Any]) -> None:  # type: ignore[override]
-        await context.write(self._answer)
+    async def Generate(  # type: ignore[override]
+        self, request: worker_pb2.WorkerServiceGenerateRequest, context: Context[Any, Any]
+    ) -> None:
+        verb, number, *_ = request.messages[-1].parts[0].text.split(maxsplit=2)
+        if verb == WRITE:
+            await self._write(int(number), request.logprobs, context)
+        else:
+            await context.write(self._answer)
+
+    async def _write(self, count: int, logprobs: bool, context: Context[Any, Any]) -> None:
+        told = [worker_pb2.Token(token_id=-1, logprob=-0.1)] if logprobs else []
+        for token in tokens(count):
+            await context.write(worker_pb2.WorkerServiceGenerateResponse(text=token, tokens=told))
+        usage = types_pb2.Usage(prompt_tokens=17, completion_tokens=count)
+        await context.write(
+            worker_pb2.WorkerServiceGenerateResponse(finish_reason=types_pb2.FINISH_REASON_STOP, usage=usage)
+        )
 
 
 class Worker:

@@ -80,6 +80,16 @@ def ratio(figure: str, load: str, side: str = "gateway") -> Formula:
     return lambda found, base: found[side, load][figure] / found[base, load][figure]
 
 
+def beside(figure: str, load: str, side: str, other: str) -> Formula:
+    """That figure of a side over another side's, under the same load; whatever the baseline."""
+    return lambda found, _base: found[side, load][figure] / found[other, load][figure]
+
+
+def more(figure: str, load: str, side: str, other: str) -> Formula:
+    """How much larger a side's figure is than another side's, under the same load."""
+    return lambda found, _base: found[side, load][figure] - found[other, load][figure]
+
+
 def within(figure: str, over: str, load: str, side: str = "gateway") -> Formula:
     """One figure of a run over another of the same run."""
     return lambda found, _base: found[side, load][figure] / found[side, load][over]

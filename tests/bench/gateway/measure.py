@@ -18,7 +18,7 @@ from headgate.router.decide import decide
 from headgate.router.types import Objective, Query
 from headgate.v1 import router_pb2, types_pb2
 from tests.bench import certificate
-from tests.bench.gateway import echo, load
+from tests.bench.gateway import echo, load, writing
 from tests.bench.gateway.figures import Run, percentile
 from tests.bench.gateway.load import Generator, Streamed, Target
 from tests.bench.gateway.stage import RECORDED, SIDES, UNDER_TEST, Server, Stage, pinned
@@ -29,10 +29,7 @@ SHORT: Final = "Sort ascending: 48, 37, 291, 5, 86, 120, 77, 9, 64, 33, 18, 702 
 LONG: Final = "; ".join([SHORT] * 4)[:248]
 """62 tokens. Beyond what was calibrated, so large answers: the brain has done the same work by then."""
 GENERATE: Final = "/headgate.v1.RouterService/Generate"
-STREAM: Final = "/headgate.v1.RouterService/StreamGenerate"
 STREAMING_SIDES: Final = ("bare", "uvloop", "real")
-TICK_S: Final = 0.01
-"""The system counts CPU time in these."""
 DECISIONS: Final = 500
 _IMPORT: Final = "import onnxruntime, grpc"
 
@@ -71,6 +68,7 @@ def check(stage: Stage) -> None:
     assert not routed.decision.degraded, routed.decision
     assert hit.decision.cache_status == types_pb2.CACHE_STATUS_HIT, hit.decision
     assert asyncio.run(load.answer(target(stage, "bare"))).decode() == echo.ANSWER
+    writing.check(stage)
 
 
 def _answered(stage: Stage, side: str) -> router_pb2.GenerateResponse:
@@ -90,6 +88,7 @@ def _round(stage: Stage, plan: Plan, order: Random) -> Iterator[tuple[str, str, 
     for name, calls, concurrency in (("c1", plan.calls // 3, 1), ("c16", plan.calls, 16)):
         for side in _shuffled(SIDES, order):
             yield side, name, _unary(stage, plan, target(stage, side), side, calls, concurrency)
+    yield from writing.rounds(stage, plan.streams, order)
     long = target(stage, "gateway", LONG)
     yield "gateway", "c16 long", _unary(stage, plan, long, "gateway", plan.calls, 16)
     for name, count, concurrency in (("1 stream", plan.streams // 4, 1), ("8 streams", plan.streams, 8)):
@@ -114,7 +113,7 @@ def target(stage: Stage, side: str, question: str = SHORT) -> Target:
 def stream_target(stage: Stage, side: str) -> Target:
     """The streaming call of a side."""
     server = stage.servers[side]
-    path = STREAM if side == "real" else echo.MANY
+    path = writing.STREAM if side == "real" else echo.MANY
     return Target(server.address, path, gateway_rig.streamed(SHORT).SerializeToString(), server.metadata)
 
 
@@ -132,7 +131,7 @@ def _unary(
     server = stage.servers[side]
     refused, before = _refused(server), server.cpu_s()
     timing = plan.generator(at, calls, concurrency, stage.folder)
-    cpu_s = max(TICK_S, server.cpu_s() - before)
+    cpu_s = max(writing.TICK_S, server.cpu_s() - before)
     return {
         "calls": calls,
         "failed": timing.failed + _refused(server) - refused,
@@ -162,7 +161,7 @@ def _streamed(stage: Stage, side: str, count: int, concurrency: int) -> Mapping[
     server, whole = stage.servers[side], _whole(side)
     before = server.cpu_s()
     found, seconds = streams(stage, side, count, concurrency)
-    cpu_s = max(TICK_S, server.cpu_s() - before)
+    cpu_s = max(writing.TICK_S, server.cpu_s() - before)
     tokens = count * echo.TOKENS
     return {
         "calls": count,

@@ -4,6 +4,7 @@ bare      generator ─▶ echo router ─▶ echo worker             plain asyn
 uvloop    the same on uvloop
 gateway   generator ─▶ headgate.gateway ─▶ the bare chain's worker, posing as the shipped pair
 cached    the same with the answer cache on
+watched   and held, unread, worker: see writing
 real      generator ─▶ headgate.gateway ─▶ headgate.worker, replaying recorded answers
 """
 
@@ -22,7 +23,7 @@ from typing import Any, Final
 import psutil
 import yaml
 
-from tests.bench.gateway import echo
+from tests.bench.gateway import echo, writing
 from tests.bench.gateway.load import Metadata
 from tests.integration import gateway_rig
 from tests.integration.gateway_rig import PEPPER, Process, Valkey
@@ -78,14 +79,21 @@ class Stage:
         self._config("gateway", _config(cache=False))
         self._config("cached", _config(cache=True))
         self._config("real", _config(pool=_replaying(recorded)))
+        for side in writing.DRAFTING_SIDES:
+            made = self.folder / f"{side}.bundle"
+            made.write_bytes(writing.bundle(side))
+            self._config(side, _config() | {"policy": {"bundle": str(made)}})
         with pinned(BESIDE):
             self._valkey = Valkey(self.folder)
             self._ending.callback(self._valkey.stop)
             real = {name: self._real_worker(name) for name in echo.PRICES}
-            self._worker = self._child("worker", _echo("worker", self._ready("worker"))).addresses()
+            worker = self._child("worker", _echo("worker", self._ready("worker")))
+            self._worker = worker.addresses()
         self._workers = {name: self._worker[name] for name in echo.PRICES}
         self.servers |= {"bare": self._router("bare"), "uvloop": self._router("uvloop", "--uvloop")}
+        self.servers["worker"] = Server(psutil.Process(worker.popen.pid), self._worker["large"])
         self.servers |= {name: self.gateway(name, name) for name in ("gateway", "cached")}
+        self.servers |= {name: self.gateway(name, name) for name in writing.DRAFTING_SIDES}
         self._workers = {name: child.addresses()["listen"] for name, child in real.items()}
         self.servers["real"] = self.gateway("real", "real")
         self._workers = {name: self._worker[name] for name in echo.PRICES}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.bench.gateway.figures import Formula, Target, alone, ratio, within
+from tests.bench.gateway.figures import Formula, Target, alone, beside, more, ratio, within
+from tests.bench.gateway.writing import CONCURRENCIES, DRAFTED, loaded
 
 
 def _decision(tokens: int, load: str) -> Formula:
@@ -36,4 +37,11 @@ TARGETS: Final = (
            within("start_s", "import_s", "start")),
     Target("12", "PSS of a gateway process", 200, 120, alone("pss_mb", "start"), unit=" MB"),
     Target("13", "p99 / p50 at 16", 2.5, 1.5, within("p99_ms", "p50_ms", "c16")),
+    Target("14", "CPU a token of a draft of 256 that is held back and watched / of the same text, unread", 1.5, 1.0,
+           beside("cpu_us", DRAFTED, "watched", "unread")),
+    Target("14", "what watching adds to a token of such a draft", 100, 25, more("cpu_us", DRAFTED, "watched", "held"),
+           unit=" µs"),
+    *(Target("15", f"tokens a second through the gateway / from the worker alone, {many} streams of 64 messages",
+             0.5, 1.0, beside("tokens_per_s", loaded(many), "gateway", "worker"), "higher")
+      for many in CONCURRENCIES),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from tests.bench.gateway.figures import Run, Target, percentile, ratio, spread
 from tests.bench.gateway.measure import LONG, SHORT
 from tests.bench.gateway.page import Origin
 from tests.bench.gateway.targets import TARGETS
+from tests.bench.gateway.writing import CONCURRENCIES, DRAFTED, DRAFTING_SIDES, WRITTEN_SIDES, loaded
 
 ORIGIN = Origin("abc1234", "a machine with 2 cores", "Python 3.11.7", 1, "h2load", True)
 UNARY = ("p50_ms", "p99_ms", "per_s", "cpu_us")
@@ -28,6 +29,15 @@ def runs(times: float) -> list[Run]:
             streamed = {"tokens_per_s": 1000 / cost, "first_p50_ms": cost}
             made += [Run(number, side, name, figures) for name in ("c1", "c16", "c16 long")]
             made += [Run(number, side, name, streamed) for name in ("1 stream", "8 streams")]
+        for load_name in (DRAFTED, *map(loaded, CONCURRENCIES)):
+            for side, cost in {
+                "watched": 1.2,
+                "held": 0.8,
+                "unread": 1.0,
+                "gateway": slower,
+                "worker": 1.0,
+            }.items():
+                made.append(Run(number, side, load_name, {"cpu_us": 50 * cost, "tokens_per_s": 1000 / cost}))
         made.append(Run(number, "gateway", "decide", {"decide_17_us": 50.0, "decide_62_us": 90.0}))
         made.append(Run(number, "gateway", "start", {"start_s": 0.5, "import_s": 0.25, "pss_mb": 90.0}))
     return made
@@ -54,6 +64,11 @@ def test_ratios_are_taken_within_a_round() -> None:
     ]
     target = Target("1", "p50", 1.6, 1.3, ratio("p50_ms", "c1"))
     assert target.reached(calm_then_busy) == spread([1.5, 1.5])
+
+
+def test_sides_are_held_beside_each_other_within_a_round() -> None:
+    row = [target for target in TARGETS if target.row == "14"]
+    assert [target.reached(runs(1.0)).median for target in row] == pytest.approx([1.2, 20.0])
 
 
 def test_what_must_be_larger_is_missed_when_it_is_smaller() -> None:
@@ -131,9 +146,10 @@ def test_the_benchmark_runs_from_end_to_end(tmp_path: Path) -> None:
     assert main([*small, "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "bench.json").read_text())
     sides = {run["side"] for run in found["runs"]}
-    assert sides == {"bare", "uvloop", "gateway", "cached", "real"}
+    assert sides == {"bare", "uvloop", "gateway", "cached", "real", *DRAFTING_SIDES, *WRITTEN_SIDES}
     assert all(run.get("failed", 0) == 0 for run in found["runs"])
-    assert (tmp_path / "bench.md").read_text().count("\n| 12 | ") == 2
+    page = (tmp_path / "bench.md").read_text()
+    assert [page.count(f"\n| {row} | ") for row in (12, 14, 15)] == [2, 2, 3]
 
 
 def test_queries_have_the_length_that_the_targets_speak_of() -> None:
