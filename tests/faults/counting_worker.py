@@ -1,7 +1,7 @@
 """A worker that counts: `python -m tests.faults.counting_worker NAME JOURNAL PORT READY_FILE`.
 
 What it says follows from its name and the question alone, and every token names its model, its question
-and its place: one that is lost, doubled, moved or another answer's shows. A question begins with its kind:
+and its place: one that is lost, doubled, moved or foreign shows. A question begins with its kind:
 
     kept      24 tokens
     doubted   the same, and the last one of small's draft has an equation that fails

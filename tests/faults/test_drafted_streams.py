@@ -1,4 +1,4 @@
-"""Promise 8 for cascades: whoever is killed while drafts are written and after it, each token is said once.
+"""Promise 8 for cascades: whoever is killed while drafts are written or after, each token is said once.
 
 Streams run in a closed loop, a few at a time. When as many were answered as the seed draws, one worker or
 both replicas of a model are killed (SIGKILL) and started again, while the streams go on.

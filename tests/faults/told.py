@@ -1,4 +1,4 @@
-"""What a stream of a cascade told its caller, held against what the models say: `counting_worker` knows it.
+"""What a cascade's stream told its caller, held against what the models say: `counting_worker` knows it.
 
 told = await follow(router, text)      whatever the end
 broken(told, record)                   the names of the invariants that it breaks; none is good

@@ -41,7 +41,7 @@ Figures = Mapping[str, float]
 
 
 def bundle(side: str) -> bytes:
-    """One that makes a gateway be that side. The graphs are as large as trained ones, and cost as much."""
+    """One that makes a gateway be that side. Its graphs are as large as trained ones and cost as much."""
     certificate = hand_made.certificate(models=tuple(echo.PRICES), settings={})
     made = hand_made.reading(resolution=0.9, certificates=(certificate,))
     whole = tuple(one for one in made.readers if one.left is None)
@@ -68,7 +68,7 @@ class Written:
 
     @property
     def question(self) -> str:
-        """Of fewer than four digits: more are left to large without a draft by the bundles of this file."""
+        """Of fewer than four digits: by this file's bundles more are left to large without a draft."""
         return f"{echo.WRITE} {self.tokens} words"
 
 
