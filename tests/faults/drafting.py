@@ -13,16 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from headgate.router import bundle as bundles
+from headgate.router.offline import graph
 from tests import hand_made
 from tests.integration.gateway_rig import Process, Stack, config
 
 MODELS = ("small", "large")
+WINDOW = 16
 
 
 def bundle(path: Path) -> Path:
-    """Certificates that speak of any version, and of any length: the workers are scripted."""
+    """Certificates that speak of any version, and of any length: the workers are scripted. Small is expected
+    to write much; drafts can be held back for `WINDOW` tokens."""
     certificate = hand_made.certificate(models=MODELS, settings={})
-    path.write_bytes(bundles.dump(hand_made.reading(resolution=0.9, certificates=(certificate,))))
+    chatty = graph.build(hand_made.weights(easy=4.0, tokens=20.0))
+    made = hand_made.reading(
+        resolution=0.9, certificates=(certificate,), graph=chatty, golden=graph.golden_vectors(chatty, 2)
+    )
+    path.write_bytes(bundles.dump(hand_made.shortened(made, WINDOW, 0)))
     return path
 
 

@@ -19,7 +19,7 @@ import pytest
 from headgate.v1 import router_pb2_grpc, types_pb2
 from tests.faults.chain import ACME
 from tests.faults.counting_worker import question
-from tests.faults.drafting import Drafting, drafting
+from tests.faults.drafting import WINDOW, Drafting, drafting
 from tests.faults.figures import Form
 from tests.faults.load import percentile
 from tests.integration.gateway_rig import eventually, streamed, stub
@@ -87,6 +87,9 @@ class Committed:
 
 COMMITTED = {
     "a draft held back whole": Committed("kept", "small", -1),
+    "a draft held back for some tokens": Committed(
+        "kept", "small", WINDOW - 1, {"policy_override": types_pb2.PolicyOverride(hold_back_tokens=WINDOW)}
+    ),
     "an answer that is no draft": Committed("plain", "large", 0),
     "a pinned model's answer": Committed("kept", "small", 0, {"model": "small"}),
 }
