@@ -10,8 +10,8 @@ PROTOS   := .venv-protos
 OUTCOMES := build/pair/outcomes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs drafts early-stop speculative \
-  bench chaos soak
+.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs cascade drafts early-stop \
+  speculative bench chaos soak
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -72,6 +72,9 @@ pools: $(VENV)/test.stamp ## Draw the curves of pools of many models, and write 
 
 early-stop: $(VENV)/test.stamp ## Measure what stopping bad drafts saves, and write docs/reference/early-stop.md (half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.early_stop
+
+cascade: $(VENV)/test.stamp ## Re-draw the shipped certificates, spend budgets, solve worlds, and write docs/reference/cascade.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.cascade
 
 drafts: $(VENV)/test.stamp ## Read five small models' recorded answers as drafts, and write docs/reference/drafts.md (half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.drafts

@@ -92,7 +92,7 @@ def _routed(case: _Case, bundle: Bundle, now: float) -> Decision:
         return _safe(case, Reason.NO_CERTIFICATE, f"{stranger} is not the version the certificate speaks of")
     prices = _prices(case.pool, bundle)
     lam, certificate = policy.resolve(
-        bundle.policy, case.query.objective, valid, prices, _place(case.query.text)
+        bundle.policy, case.query.objective, valid, prices, place(case.query.text)
     )
     outside = _outside(case, certificate)
     if outside:
@@ -100,7 +100,7 @@ def _routed(case: _Case, bundle: Bundle, now: float) -> Decision:
     return _chosen(case, bundle, lam, certificate)
 
 
-def _place(text: str) -> float:
+def place(text: str) -> float:
     """Of a query among all, in [0, 1): the same whenever it is asked."""
     return zlib.crc32(text.encode("utf-8", "replace")) / 2**32
 

@@ -19,6 +19,9 @@ from headgate.router.features import Batch
 from headgate.router.model import Golden, UncertaintyModel
 
 _Array = NDArray[np.float64]
+_OF_BOTH = 0.8
+"""Of what two drafts add: drafts that are independent given who is right would have 1. Fitted on none of a
+bundle's data (docs/reference/ideas.md)."""
 _LEAST = 1e-6
 """A probability that log-odds are still taken of."""
 
@@ -73,11 +76,11 @@ class Reading:
 def both(before: _Array, one: Reading, other: Reading) -> Reading:
     """What two drafts say together, of n queries whose p_correct was `before` (n, M).
 
-    Their log-odds add up, as if they were independent of one another where it is known who is right; the
-    larger spread counts.
+    What each adds to the log-odds adds up, less what both are likely to say; the larger spread counts.
     """
-    known = _logit(one.p_correct) + _logit(other.p_correct) - _logit(before)
-    return Reading(sigmoid(known), np.maximum(one.spread, other.spread))
+    known, *said = (_logit(p) for p in (before, one.p_correct, other.p_correct))
+    added = sum(each - known for each in said)
+    return Reading(sigmoid(known + _OF_BOTH * added), np.maximum(one.spread, other.spread))
 
 
 class Reader:

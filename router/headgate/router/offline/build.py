@@ -227,10 +227,14 @@ def _at_target(
 def _usage(
     policy: Policy, expected: Estimates, readings: Readings, outcomes: Outcomes, costs: CostModel
 ) -> _Array:
-    """(G, M, 2) mean tokens read and written by each model per request, at every λ."""
+    """(G, M, 2) mean tokens read and written by each model per request, at every λ.
+
+    Those that were written, where the table says: an expected answer is the likeliest length, and the mean
+    is longer.
+    """
     ratios = np.array([model.prompt_ratio for model in costs.models])
-    prompts = outcomes.estimated_tokens[:, None] * ratios
-    tokens = np.stack((prompts, expected.completion_tokens), axis=2)
+    prompts, written = outcomes.estimated_tokens[:, None] * ratios, outcomes.completion_tokens
+    tokens = np.stack((prompts, np.where(np.isnan(written), expected.completion_tokens, written)), axis=2)
     taken, every = courses(policy, expected, readings), np.arange(len(policy.models))
     takes = (taken.answered[:, :, None] == every) | taken.wasted
     return np.asarray(np.einsum("ngm,nmk->gmk", takes.astype(np.float64), tokens) / len(outcomes))

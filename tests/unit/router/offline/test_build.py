@@ -133,6 +133,21 @@ def test_usage_is_what_the_policy_takes(trained: Bundle) -> None:
     assert usage[..., 0].sum(axis=1) == pytest.approx(usage[0, :, 0].sum()), "every prompt is read once"
 
 
+def test_usage_counts_what_was_written_where_that_is_known(trained: Bundle, fresh: Outcomes) -> None:
+    """A budget is paid for means, and an expected answer is the likeliest length."""
+    expected = build.estimates(trained, fresh)
+    longer, unknown = (
+        replace(fresh, completion_tokens=tokens)
+        for tokens in (2 * expected.completion_tokens, np.full(fresh.score.shape, np.nan))
+    )
+    known, told = (
+        build._usage(trained.policy, expected, courses.NO_READINGS, table, trained.costs)
+        for table in (longer, unknown)
+    )
+    assert known[..., 1] == pytest.approx(2 * told[..., 1])
+    assert np.array_equal(known[..., 0], told[..., 0])
+
+
 def test_the_grid_begins_at_a_safe_end(trained: Bundle, fresh: Outcomes) -> None:
     """Even where quality alone would leave the reference too often, the smallest levels have a beginning."""
     expected = build.estimates(trained, fresh)
