@@ -10,7 +10,7 @@ PROTOS   := .venv-protos
 OUTCOMES := build/pair/outcomes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs cascade drafts early-stop \
+.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs cascade drafts stops \
   speculative bench chaos soak
 .DELETE_ON_ERROR:
 
@@ -70,7 +70,7 @@ brain: $(VENV)/test.stamp ## Measure the brain beside other routers, and write d
 pools: $(VENV)/test.stamp ## Draw the curves of pools of many models, and write docs/reference/pools.md; needs ../shared/data
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pools
 
-early-stop: $(VENV)/test.stamp ## Measure what stopping bad drafts saves, and write docs/reference/early-stop.md (half an hour)
+stops: $(VENV)/test.stamp ## Measure what stopping bad drafts saves, and write docs/reference/early-stop.md (half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.early_stop
 
 cascade: $(VENV)/test.stamp ## Re-draw the shipped certificates, spend budgets, solve worlds, and write docs/reference/cascade.md

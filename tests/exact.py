@@ -1,9 +1,10 @@
 """Worlds small enough to solve: what a policy wins beside what the best plan wins, both exact.
 
-A query is one of a few kinds and has a hidden difficulty. Given both, models are right independently, and the
-draft of a model shows one of a few signs that hang on whether it is right and on the difficulty. So what
-any set of drafts says of every model is known (Bayes), and so is the best plan of all, by dynamic
-programming: answer with a model, or have a draft and go on from what it shows. Drafts at hand are paid once.
+A query is one of a few kinds and has a hidden difficulty. Given both, models are right independently, and
+the draft of a model shows one of a few signs that hang on whether it is right and on the difficulty. So
+what any set of drafts says of every model is known (Bayes), and so is the best plan of all, by dynamic
+programming: answer with a model, or have a draft and go on from what it shows. Drafts at hand are paid
+once.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ Shown = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class World:
-    """`right` (K, D, M) chances given kind and difficulty, `hard` (K, D) of the difficulties, `signs`
-    (M, 2, D, S) of the signs given whether the model is right; `cost` (K, M), a mean reference call is 1. The
+    """`right` (K, D, M) chances given kind and difficulty, `hard` (K, D) of the difficulties, `signs` (M,
+    2, D, S) of the signs given whether the model is right; `cost` (K, M), a mean reference call is 1. The
     last model is the reference, whose answers are no drafts. Kinds are equally frequent."""
 
     right: _Array
@@ -154,8 +155,8 @@ def _taken(
 
 
 def asked(world: World, n: int, seed: int) -> tuple[Estimates, Readings, _Array]:
-    """n queries of the world as the courses take them, each some dearer or cheaper than its kind, and who is
-    right, (n, M)."""
+    """n queries of the world as the courses take them, each some dearer or cheaper than its kind, and who
+    is right, (n, M)."""
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, len(world.cost), n)
     hard = _one_of(rng, world.hard[kind])

@@ -1,4 +1,4 @@
-"""`make early-stop`: what stopping bad drafts early saves, through the real stack, and docs/reference/early-stop.md.
+"""`make stops`: what stopping bad drafts early saves, through the real stack, and docs/reference/early-stop.md.
 
 Fresh worksheets of the two families with the longest answers, and fresh ones of all, each answered twice: with
 drafts that are written to their end, and with early stop. Nothing here was looked at when the rule was made.
@@ -79,7 +79,7 @@ def page(runs: Mapping[str, Runs]) -> str:
     )
     lines = [
         "# Stopping a draft that is not worth its end\n",
-        f"Written by `make early-stop` at {commit.stdout.strip()} on {platform.machine()}, seed {SEED}: fresh "
+        f"Written by `make stops` at {commit.stdout.strip()} on {platform.machine()}, seed {SEED}: fresh "
         f"worksheets through gateway and workers, {EACH} of each of the two families with the longest answers "
         f"(some 80 tokens), and {MIXED:,} of all families, which have 9 tokens in the middle. Each is answered "
         "with drafts that are written to their end, and with early stop (the default).\n",

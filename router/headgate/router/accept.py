@@ -34,9 +34,9 @@ class Look(Enum):
 def read(bundle: Bundle, question: str, decision: Decision, draft: Draft) -> Decision:
     """The decision on a draft of `decision.model`, which has a `prior`.
 
-    `question` is the query's text. Its model is one whose draft is at hand where that is accepted, else the
-    one to go on to; where that one's answer is another draft, it has a `prior` again. A draft that cannot be
-    read, or is an excuse, is not accepted.
+    `question` is the query's text. Its model is one whose draft is at hand where that is accepted, else
+    the one to go on to; where that one's answer is another draft, it has a `prior` again. A draft that
+    cannot be read, or is an excuse, is not accepted.
     """
     prior = decision.prior
     assert prior is not None  # noqa: S101  (only drafts come here)

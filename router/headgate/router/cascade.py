@@ -253,8 +253,8 @@ class Cascade:
         left = failure.retryable and call.attempt < MOST_ATTEMPTS
         if failure.delivered:
             return self._end(GiveUp(call.model, call.decision))
-        # Where a draft was stopped, none is in hand: the last call is the fallback's. So it is where this one
-        # was for a second draft.
+        # Where a draft was stopped, none is in hand: the last call is the fallback's. So it is where this
+        # one was for a second draft.
         second = call.draft and bool(self._held)
         spared = (self._stopped or second) and call.attempt + 1 >= MOST_ATTEMPTS
         if left and failure.again and not call.fallback and self._tries < self._max_attempts and not spared:

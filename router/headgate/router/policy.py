@@ -4,14 +4,14 @@
     value of any other model     p_correct - λ · cost - caution · spread - reluctance(λ)
 
 Where drafts of a model are read, it also has the value of a reading: what is expected to be won by going
-on to the best other model where the draft turns out doubtful, E[max(0, G)]. G, that model's lead after the
-reading, its cost counted, is taken as logistic around the lead before it, so that the value is softplus (the
-ex-ante value of cascade routing, Dekoninck et al., ICML 2025). After it the same values decide among all
-models, with p_correct and spread as the draft shows them and its cost already paid; a second draft may be
-the best that there is, and then the first stays at hand.
+on to the best other model where the draft turns out doubtful, E[max(0, G)]. G, that model's lead after
+the reading, its cost counted, is taken as logistic around the lead before it, so that the value is
+softplus (the ex-ante value of cascade routing, Dekoninck et al., ICML 2025). After it the same values
+decide among all models, with p_correct and spread as the draft shows them and its cost already paid; a
+second draft may be the best that there is, and then the first stays at hand.
 
-Of two models, and of more before λ is SETTLED, a look is only taken where the course is not expected to cost
-more than the reference. Above, λ alone says what quality may cost.
+Of two models, and of more before λ is SETTLED, a look is only taken where the course is not expected to
+cost more than the reference. Above, λ alone says what quality may cost.
 
 Cost is relative to a mean call of the reference. The model of highest value wins, ties go to the cheaper.
 Doubt is no reason to leave the reference, hence the caution. The reluctance makes λ = 0 a safe end: there
@@ -103,8 +103,8 @@ class Policy:
     def accept(
         self, hand: Sequence[int], p_correct: _Array, spread: _Array, relative_cost: _Array, lam: float
     ) -> NDArray[np.intp]:
-        """Who comes next when drafts of the models `hand` were read, (n,): one of these, whose draft is then
-        the answer, or another model. `p_correct` and `spread` are as the drafts show them."""
+        """Who comes next when drafts of the models `hand` were read, (n,): one of these, whose draft is
+        then the answer, or another model. `p_correct` and `spread` are as the drafts show them."""
         left = relative_cost.copy()
         left[:, list(hand)] = 0.0
         values = self.values(p_correct, spread, left, lam)
@@ -218,9 +218,9 @@ class Policy:
     ) -> float:
         """The smallest settled λ whose mean cost on calibration data is within the budget, else the largest.
 
-        Costs are counted at `prices`, one for every model. Many queries may change sides at nearly one λ, and
-        none then costs what the budget is. With a `place` in [0, 1), drawn by the query, it is one of two λ
-        around that: the smaller for as large a share of the queries as the budget pays for.
+        Costs are counted at `prices`, one for every model. Many queries may change sides at nearly one λ,
+        and none then costs what the budget is. With a `place` in [0, 1), drawn by the query, it is one of
+        two λ around that: the smaller for as large a share of the queries as the budget pays for.
         """
         costs, settled = mean_costs(prices, self.usage), np.array(self.grid) >= SETTLED
         affordable = np.flatnonzero(settled & (costs <= budget_nanousd))
@@ -263,9 +263,10 @@ def resolve(
 ) -> tuple[float, Certificate]:
     """λ for an objective and the certificate that covers it; `certificates` are valid ones, at least one.
 
-    A risk target takes the largest level that is not above it; ObjectiveError if there is none. A budget is
-    honoured as far as the certificates reach, and the smallest level that covers its λ is named. `place` as
-    for `lam_for_budget`; it has nothing to do with who is right, so that the certificate covers both λ.
+    A risk target takes the largest level that is not above it; ObjectiveError if there is none. A budget
+    is honoured as far as the certificates reach, and the smallest level that covers its λ is named.
+    `place` as for `lam_for_budget`; it has nothing to do with who is right, so that the certificate
+    covers both λ.
     """
     if objective.risk_target is not None:
         met = [c for c in certificates if c.risk_target <= objective.risk_target]

@@ -20,8 +20,8 @@ from headgate.router.model import Golden, UncertaintyModel
 
 _Array = NDArray[np.float64]
 _OF_BOTH = 0.8
-"""Of what two drafts add: drafts that are independent given who is right would have 1. Fitted on none of a
-bundle's data (docs/reference/ideas.md)."""
+"""Of what two drafts add: drafts that are independent given who is right would have 1. Fitted on none of
+a bundle's data (docs/reference/ideas.md)."""
 _LEAST = 1e-6
 """A probability that log-odds are still taken of."""
 

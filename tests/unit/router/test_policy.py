@@ -138,7 +138,8 @@ def test_a_budget_means_the_smallest_lambda_that_meets_it(
 def test_between_two_lambdas_queries_share_the_rest_of_the_budget(
     bundle: Bundle, make_certificate: Callable[..., Certificate]
 ) -> None:
-    """As large a share of them as the budget pays for takes the dearer λ, and a query always the same one."""
+    """As large a share of them as the budget pays for takes the dearer λ, and a query always the same
+    one."""
     everything, objective = (make_certificate(0.1, 4.0),), Objective(budget_nanousd=1900)
     lams = [
         resolve(bundle.policy, objective, everything, PRICES, place)[0]

@@ -229,8 +229,8 @@ def _usage(
 ) -> _Array:
     """(G, M, 2) mean tokens read and written by each model per request, at every λ.
 
-    Those that were written, where the table says: an expected answer is the likeliest length, and the mean
-    is longer.
+    Those that were written, where the table says: an expected answer is the likeliest length, and the
+    mean is longer.
     """
     ratios = np.array([model.prompt_ratio for model in costs.models])
     prompts, written = outcomes.estimated_tokens[:, None] * ratios, outcomes.completion_tokens

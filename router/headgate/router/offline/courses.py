@@ -25,8 +25,8 @@ NO_READINGS: Final[Readings] = {}
 
 @dataclass(frozen=True, slots=True)
 class Courses:
-    """`answered` (n, G): index of the model whose answer is delivered; `wasted` (n, G, M): whose drafts were
-    not accepted."""
+    """`answered` (n, G): index of the model whose answer is delivered; `wasted` (n, G, M): whose drafts
+    were not accepted."""
 
     answered: NDArray[np.intp]
     wasted: NDArray[np.bool_]

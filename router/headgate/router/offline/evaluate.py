@@ -94,7 +94,8 @@ class _Case:
         return self.bundle.policy.reference_index
 
     def chosen(self, lam: float) -> tuple[_Rows, NDArray[np.bool_]]:
-        """Who answers every query, the reference where no certificate reaches; whose drafts are wasted."""
+        """Who answers every query, the reference where no certificate reaches; whose drafts are
+        wasted."""
         answered, wasted = one_course(self.bundle.policy, self.expected, self.readings, lam)
         return np.where(self.inside, answered, self.reference), wasted & self.inside[:, None]
 

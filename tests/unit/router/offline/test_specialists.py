@@ -1,7 +1,7 @@
-"""Whom to escalate: a reader that says who is right of all models, beside the confidence of the draft's own.
+"""Whom to escalate: a reader that says who is right of all models, beside the draft's own confidence.
 
-As more queries go to the large model, in the order of one or the other, accuracy changes; the area under that
-curve is compared, on queries that nothing has seen. Drafts are read of every query.
+As more queries go to the large model, in the order of one or the other, accuracy changes; the area under
+that curve is compared, on queries that nothing has seen. Drafts are read of every query.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def ahead(seed: int) -> Compare:
 
 
 def orders(bundle: Bundle, outcomes: Outcomes) -> tuple[Order, Order, Order]:
-    """What is escalated first: by the gain that a reader expects; by its calibrated doubt in the draft alone;
-    by the mean log-probability of the draft's tokens."""
+    """What is escalated first: by the gain that a reader expects; by its calibrated doubt in the draft
+    alone; by the mean log-probability of the draft's tokens."""
     expected = build.estimates(bundle, outcomes)
     small, large = (courses.readings(bundle, outcomes, expected)[0].p_correct[:, m] for m in (0, 1))
     likely = np.array([np.mean(draft.logprobs) for draft in outcomes.drafts[SMALL]])
