@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headgate.cli.words import held_back
 from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle, Estimates
 from headgate.router.decide import place
@@ -23,6 +24,7 @@ from headgate.router.offline.certify import covered
 from headgate.router.offline.courses import Readings
 from headgate.router.offline.datasets import Outcomes
 from headgate.router.policy import SETTLED
+from headgate.router.types import WHOLE
 from tests import exact, redrawn
 from tests.bench.pairs import table
 
@@ -37,6 +39,7 @@ BUDGETS = (24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 68, 72, 76)
 WORLDS = 200
 LAMBDAS = np.geomspace(SETTLED, 1.0, 12).tolist()
 DRAWS = 500
+NEAR = 0.99
 _Array = NDArray[np.float64]
 
 
@@ -95,6 +98,12 @@ def page(one: Recorded) -> str:
         f"is broken: promised in at most {redrawn.DELTA:.0%}, allowed here {redrawn.allowed():.1%} (two standard errors more). "
         "In the last two lines a fault is planted.",
         certificates(one),
+        "## What reading is worth, by how long drafts are held back",
+        f"Every λ of the grid, costs by the tokens that were read and written, always `large` is 1. *Closed*: of the way from a "
+        f"random mix to the oracle in cost, at {NEAR:.0%} of the quality of `large`; asked ≥ 50 %. *Ahead*: the best point's quality "
+        "above always `large`; asked ≥ 0.01. *Dearer*: the most that it costs above routing only at equal quality, where either "
+        "may be mixed of two λ; asked 0.",
+        worth(one),
         "## Whom to escalate",
         "Every draft is read, and queries go to `large` in the order of what a line names. Area: mean accuracy over all shares "
         "of large calls. `learned` is the gain that the shipped reader expects. Small is better at 2 of 18 families of "
@@ -134,6 +143,74 @@ def certificates(one: Recorded) -> str:
         ])  # fmt: skip
     levels = (f"{level:.0%}" for level in found.of_level)
     return table(("held against", "certified", "broken, any level", *levels), rows)
+
+
+def worth(one: Recorded) -> str:
+    """One row for each hold-back of the bundle."""
+    score, costs = one.outcomes.score, _true(one)
+    costs = costs / costs[:, one.order[1]].mean()
+    views = [
+        one.bundle.holding_back(tokens)
+        for tokens in (WHOLE, *(p.hold_back for p in one.bundle.contents.shorter))
+    ]
+    found = [(view.policy.hold_back, *_by_query(one, view, costs)) for view in views]
+    routing = found[-1]
+    rows = []
+    for hold_back, quality, cost in found:
+        draws = np.random.default_rng(SEED).integers(0, len(score), size=(DRAWS // 5, len(score)))
+        drawn = np.array([_marks(score[d], costs[d], quality[d], cost[d], one.order) for d in draws])
+        low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+        at, closed, ahead = _marks(score, costs, quality, cost, one.order)
+        dearer = _dearer(
+            (quality.mean(axis=0), cost.mean(axis=0)), (routing[1].mean(axis=0), routing[2].mean(axis=0))
+        )
+        rows.append([
+            held_back(hold_back), f"{at:.3f}", f"{closed:.2f} [{low[1]:.2f}, {high[1]:.2f}]",
+            f"{ahead:+.3f} [{low[2]:+.3f}, {high[2]:+.3f}]", f"{dearer:+.3f}",
+        ])  # fmt: skip
+    return table(("policy", f"cost at {NEAR:.0%}", "closed", "ahead", "dearer"), rows)
+
+
+def _by_query(one: Recorded, view: Bundle, costs: _Array) -> tuple[_Array, _Array]:
+    """Quality and cost of every query at every λ, (n, G) each."""
+    taken = courses.courses(view.policy, one.expected, courses.readings(view, one.outcomes, one.expected))
+    return np.take_along_axis(one.outcomes.score, taken.answered, axis=1), taken.cost(costs)
+
+
+def _marks(
+    score: _Array, costs: _Array, quality: _Array, cost: _Array, order: list[int]
+) -> tuple[float, float, float]:
+    """Cost at the quality asked for, share of the way closed there, and how far the best point is ahead."""
+    (small, large), (cheap, dear) = score[:, order].mean(axis=0), costs[:, order].mean(axis=0)
+    asked = NEAR * large
+    mixed = cheap + (asked - small) / (large - small) * (dear - cheap)
+    gained, paid = score[:, order[1]] - score[:, order[0]], costs[:, order[1]] - costs[:, order[0]]
+    up = np.flatnonzero(gained > 0)
+    up = up[np.argsort(paid[up] / gained[up])]
+    enough = int(np.searchsorted(gained[up].cumsum(), (asked - small) * len(score))) + 1
+    oracle = cheap + paid[up[:enough]].sum() / len(score)
+    mean, spent = quality.mean(axis=0), cost.mean(axis=0)
+    at = float(_frontier(mean, spent, np.array([asked]))[0])
+    return at, float((mixed - at) / (mixed - oracle)), float(mean.max() - large)
+
+
+def _frontier(quality: _Array, cost: _Array, asked: _Array) -> _Array:
+    """The least cost of each quality that is asked, of a λ or of two that are mixed."""
+    a, b = np.meshgrid(np.arange(len(quality)), np.arange(len(quality)), indexing="ij")
+    least = np.full(len(asked), np.inf)
+    for row, one in enumerate(asked.tolist()):
+        over, under = quality[a] >= one, quality[b] <= one
+        gap = np.maximum(quality[a] - quality[b], 1e-12)
+        share = np.clip((one - quality[b]) / gap, 0, 1)
+        mixed = np.where(over & under, share * cost[a] + (1 - share) * cost[b], np.inf)
+        least[row] = min(mixed.min(), cost[quality >= one].min(initial=np.inf))
+    return least
+
+
+def _dearer(these: tuple[_Array, _Array], those: tuple[_Array, _Array]) -> float:
+    """The most that these cost above those, at qualities that both reach."""
+    asked = np.linspace(max(these[0].min(), those[0].min()), min(these[0].max(), those[0].max()), 60)
+    return float((_frontier(*these, asked) - _frontier(*those, asked)).max())
 
 
 def escalation(one: Recorded) -> str:
