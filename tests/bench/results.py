@@ -19,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headgate.worker.backends.builtin.worksheets import batch
 from tests.bench import certificate
 
@@ -66,7 +68,38 @@ def demo_page(runs: Sequence[dict[str, Any]]) -> str:
         "Quality is the share of right answers; costs follow measured CPU time; a random mix has Headgate's cost. "
         f"Quality within 0.02 of always large at 65 % of its cost or less: {sum(map(_pays, runs))} of {len(runs)} runs."
     )
-    return _page("The demo, run by run", intro, head, map(_demo_row, runs))
+    return _page("The demo, run by run", intro, head, map(_demo_row, runs)) + _policies(runs)
+
+
+def _policies(runs: Sequence[dict[str, Any]]) -> str:
+    """The three policies side by side, each over the same worksheets."""
+    names = list(runs[0]["policies"])
+    head = ("seed", *(f"{name}: quality" for name in names), *(f"{name}: cost" for name in names),
+            *(f"{name}: wasted tokens" for name in names[1:]))  # fmt: skip
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *map(_policy_row, runs))]
+    text = (
+        "Routing only sends each query once; a cascade reads drafts of `small` before it delivers them; the default also stops "
+        "drafts that are not worth their end. Costs are shares of always `large`; wasted are the tokens of drafts that were "
+        "not accepted. The last line is the mean."
+    )
+    return f"\n## Three policies\n\n{text}\n\n" + "\n".join([*lines, _mean_line(lines[2:])]) + "\n"
+
+
+def _policy_row(run: dict[str, Any]) -> list[str]:
+    rows, large = run["policies"], run["always_large"]["cost_usd"]
+    return [
+        str(run["seed"]),
+        *(f"{row['quality']:.3f}" for row in rows.values()),
+        *(f"{row['cost_usd'] / large:.3f}" for row in rows.values()),
+        *(str(run["wasted_draft_tokens"][name]) for name in list(rows)[1:]),
+    ]
+
+
+def _mean_line(lines: Sequence[str]) -> str:
+    columns = np.array([line.strip("| ").split(" | ")[1:] for line in lines], dtype=float).mean(axis=0)
+    return (
+        "| mean | " + " | ".join(f"{value:.3f}" if value < 2 else f"{value:.0f}" for value in columns) + " |"
+    )
 
 
 def _pays(run: dict[str, Any]) -> bool:
