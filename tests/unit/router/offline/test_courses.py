@@ -156,7 +156,8 @@ def test_readings_join_in_order() -> None:
 def test_what_is_served_is_what_was_certified(cascade: Bundle, other: Outcomes, hold_back: int) -> None:
     """Recorded drafts through the real state machine, beside the courses that certificates are made of."""
     some = other.take(np.arange(300))
-    lam, settings = cascade.policy.grid[400], {"hold_back": float(hold_back)}
+    lam, limit = cascade.policy.grid[400], cascade.policy.max_out_of_distribution
+    settings = {"max_out_of_distribution": limit, "hold_back": float(hold_back)}
     certificate = Certificate(
         "c", "regret", 0.1, 0.95, lam, 1, "", 0.0, BIG, models=(SMALL, BIG), settings=settings
     )
