@@ -1,0 +1,23 @@
+local tenant, name, lease, most, keep = unpack(ARGV)
+local member = tenant .. '/' .. name
+local state = redis.call('HGET', job, 'state')
+if state ~= 'queued' and state ~= 'running' then return 'ended' end
+if state == 'running' and tonumber(redis.call('HGET', job, 'lease') or 0) > now then return 'held' end
+if now >= tonumber(redis.call('HGET', job, 'expires')) then
+  ended('failed', member, keep)
+  return 'expired'
+end
+if tonumber(redis.call('HGET', job, 'runs')) >= tonumber(most) then
+  local why = redis.call('HGET', job, 'why')
+  if why then redis.call('HSET', job, 'error', why) end
+  ended('dead', member, keep)
+  return 'dead'
+end
+-- Counted before it runs: a job that kills its runner is counted all the same.
+local runs = redis.call('HINCRBY', job, 'runs', 1)
+local fence = redis.call('HINCRBY', job, 'fence', 1)
+redis.call('HSET', job, 'state', 'running')
+keep_lease(member, lease)
+tell('running')
+local found = redis.call('HMGET', job, 'query', 'ticket', 'expires')
+return {fence, found[1], found[2], found[3], runs}

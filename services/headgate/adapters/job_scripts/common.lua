@@ -1,0 +1,30 @@
+local job, events, jobs, dead, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- Lists are told page by page: two jobs of one instant would be one too few.
+local place = clock[1] * 1000000 + clock[2]
+
+local function tell(state)
+  redis.call('XADD', events, '*', 'state', state, 'runs', redis.call('HGET', job, 'runs'))
+end
+
+-- The job has ended: nobody has to look at it any more, and its record is kept for a while.
+local function ended(state, member, keep)
+  redis.call('HSET', job, 'state', state, 'ended', now)
+  redis.call('HDEL', job, 'lease')
+  redis.call('ZREM', due, member)
+  if state == 'dead' then redis.call('ZADD', dead, place, ARGV[2]) end
+  tell(state)
+  redis.call('PEXPIRE', job, keep)
+  redis.call('PEXPIRE', events, keep)
+end
+
+-- Whether this run still holds the job.
+local function held(fence)
+  return redis.call('HGET', job, 'state') == 'running' and redis.call('HGET', job, 'fence') == fence
+end
+
+local function keep_lease(member, lease)
+  redis.call('HSET', job, 'lease', now + lease)
+  redis.call('ZADD', due, now + lease, member)
+end

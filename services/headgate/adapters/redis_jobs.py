@@ -1,0 +1,281 @@
+"""Records of jobs on Redis: the truth about every job, whatever a queue says.
+
+    headgate:job:{tenant}:{id}          hash: the query and all that became of it
+    headgate:job-events:{tenant}:{id}   stream: what WatchJob tells
+    headgate:jobs:{tenant}              sorted set of ids by the time of acceptance
+    headgate:dead-jobs:{tenant}         sorted set of ids by the time they were given up
+    headgate:jobs-due                   sorted set of `tenant/id` by the time at which somebody must look
+
+Every step is one script, so that no two processes see half of one, and every instant in it is the server's
+own. A run holds a *lease* that it renews; its *fence*, a number that grows with every run, goes with every
+write, so that a run that lost its lease can write nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib import resources
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+
+from headgate.adapters.ports import SideRoomError
+from headgate.adapters.redis_client import FAILURES
+
+_PREFIX: Final = "headgate:"
+_DUE: Final = f"{_PREFIX}jobs-due"
+MOST_EVENTS: Final = 50_000
+"""Kept of a job's stream, approximately: more than the longest answer has chunks."""
+
+
+class State(Enum):
+    """How far a job is; the wire has the same names."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+ENDED: Final = frozenset((State.DONE, State.FAILED, State.DEAD, State.CANCELLED))
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What makes a job. Its name is unique within the tenant."""
+
+    tenant: str
+    name: str
+    query: bytes
+    digest: bytes
+    """Of everything that makes two submissions of one name the same."""
+    job_class: str
+    batch: str
+    expires: float
+    """POSIX seconds."""
+    ticket: str
+    """What lets a runner act for the tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is kept of a job. Instants are POSIX seconds; 0 where there is none."""
+
+    tenant: str
+    name: str
+    state: State
+    query: bytes
+    job_class: str
+    batch: str
+    created: float
+    expires: float
+    ended: float
+    runs: int
+    answer: bytes
+    error: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to run a job, until it is lost."""
+
+    tenant: str
+    name: str
+    fence: int
+    query: bytes
+    ticket: str
+    expires: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """An entry of a job's stream: a change of state, or a part of the answer."""
+
+    event_id: str
+    state: State | None
+    runs: int
+    part: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Times and counts by which jobs are run."""
+
+    lease_s: float = 30.0
+    """How long a run may be silent. Renewed at a third of it: two renewals may be lost."""
+    most_runs: int = 3
+    """A job that was begun so often is given up: what kills its runner must not kill all of them."""
+    grace_s: float = 5.0
+    """How long a queued job waits for its queue before it is queued again."""
+    keep_s: float = 7 * 86_400.0
+    """How long a record is kept after its job has ended."""
+
+
+class RedisJobs:
+    """The records. Every method raises SideRoomError when Redis does not do what it is asked."""
+
+    def __init__(self, client: Redis, terms: Terms | None = None) -> None:
+        self.terms = terms or Terms()
+        self._client = client
+        self._scripts: dict[str, AsyncScript] = {}
+
+    async def submit(self, one: Submission) -> str:
+        """Writes the record: `new`; `same` where it is there, `other` where another job has the name."""
+        t = self.terms
+        told = await self._run(
+            "submit", self._keys(one.tenant, one.name),
+            one.tenant, one.name, one.digest, one.query, one.job_class, one.batch, _ms(one.expires),
+            one.ticket, _ms(t.grace_s), _ms(t.keep_s),
+        )  # fmt: skip
+        return _text(told)
+
+    async def read(self, tenant: str, name: str) -> Record | None:
+        """The record; None where there is none."""
+        found = await self._ask(self._client.hgetall(_job(tenant, name)))
+        return _record(tenant, name, found) if found else None
+
+    async def names(
+        self, tenant: str, before: float, most: int, *, dead: bool = False
+    ) -> list[tuple[str, float]]:
+        """The tenant's jobs that were accepted (given up, if `dead`) before an instant, the newest first."""
+        limits = (f"({round(before * 1e6)}" if before else "+inf", "-inf")
+        key = f"{_PREFIX}{'dead-jobs' if dead else 'jobs'}:{tenant}"
+        found = await self._ask(
+            self._client.zrevrangebyscore(key, *limits, start=0, num=most, withscores=True)
+        )
+        return [(_text(name), score / 1e6) for name, score in found]
+
+    async def cancel(self, tenant: str, name: str) -> bool:
+        """Ends the job unless it has ended; whether it was there to be ended."""
+        return bool(await self._run("cancel", self._keys(tenant, name), tenant, name, _ms(self.terms.keep_s)))
+
+    async def replay(self, tenant: str, name: str) -> bool:
+        """Queues a dead job again; whether it was one."""
+        return bool(
+            await self._run("replay", self._keys(tenant, name), tenant, name, _ms(self.terms.grace_s))
+        )
+
+    async def claim(self, tenant: str, name: str) -> Lease | None:
+        """The right to run the job, or None: it has ended, another run holds it, or it was given up now."""
+        t = self.terms
+        told = await self._run(
+            "claim", self._keys(tenant, name), tenant, name, _ms(t.lease_s), t.most_runs, _ms(t.keep_s)
+        )
+        if not isinstance(told, list):
+            return None
+        fence, query, ticket, expires, runs = told
+        return Lease(tenant, name, int(fence), query, _text(ticket), int(expires) / 1000, int(runs))
+
+    async def renew(self, lease: Lease) -> bool:
+        """Keeps the lease; False where it is lost: the job was cancelled, or another run has it."""
+        told = await self._run("renew", self._keys(lease.tenant, lease.name), lease.tenant, lease.name,
+                               lease.fence, _ms(self.terms.lease_s))  # fmt: skip
+        return bool(told)
+
+    async def append(self, lease: Lease, parts: Sequence[bytes]) -> bool:
+        """Adds to the job's stream, and renews the lease; False where it is lost."""
+        told = await self._run("append", self._keys(lease.tenant, lease.name), lease.tenant, lease.name,
+                               lease.fence, _ms(self.terms.lease_s), MOST_EVENTS, *parts)  # fmt: skip
+        return bool(told)
+
+    async def end(self, lease: Lease, state: State, *, answer: bytes = b"", error: bytes = b"") -> bool:
+        """The job has ended so; False where the lease is lost, and nothing was written."""
+        told = await self._run("end", self._keys(lease.tenant, lease.name), lease.tenant, lease.name,
+                               lease.fence, state.value, answer, error, _ms(self.terms.keep_s))  # fmt: skip
+        return bool(told)
+
+    async def put_back(self, lease: Lease, error: bytes, pause_s: float) -> bool:
+        """The run failed, and another may do better after a pause; False where the lease is lost."""
+        told = await self._run("put_back", self._keys(lease.tenant, lease.name), lease.tenant, lease.name,
+                               lease.fence, error, _ms(pause_s))  # fmt: skip
+        return bool(told)
+
+    async def due(self, most: int = 100) -> list[tuple[str, str, str]]:
+        """Tenant, name and class of jobs that have made no progress in time and are to be queued again.
+
+        Their leases are over. Each is given another grace, so that no two reconcilers queue it at once.
+        """
+        told = await self._run("due", [_DUE], _PREFIX, most, _ms(self.terms.grace_s))
+        return [
+            (_text(a), _text(b), _text(c)) for a, b, c in zip(told[0::3], told[1::3], told[2::3], strict=True)
+        ]
+
+    async def happenings(self, tenant: str, name: str, after: str, wait_s: float) -> AsyncIterator[Happening]:
+        """What the stream has after an event, and what comes within the time; "" from the beginning."""
+        stream = _events(tenant, name)
+        found = await self._ask(self._client.xread({stream: after or "0"}, count=1000, block=_ms(wait_s)))
+        for _, entries in found or ():
+            for event_id, fields in entries:
+                yield _happening(_text(event_id), fields)
+
+    def _keys(self, tenant: str, name: str) -> list[str]:
+        return [
+            _job(tenant, name), _events(tenant, name), f"{_PREFIX}jobs:{tenant}",
+            f"{_PREFIX}dead-jobs:{tenant}", _DUE,
+        ]  # fmt: skip
+
+    async def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        if script not in self._scripts:
+            self._scripts[script] = self._client.register_script(_source(script))
+        return await self._ask(self._scripts[script](keys=list(keys), args=list(arguments)))
+
+    async def _ask(self, command: Any) -> Any:
+        try:
+            return await command
+        except FAILURES as error:
+            raise SideRoomError(type(error).__name__) from None
+
+
+def _source(script: str) -> str:
+    files = resources.files("headgate.adapters").joinpath("job_scripts")
+    return files.joinpath("common.lua").read_text() + files.joinpath(f"{script}.lua").read_text()
+
+
+def _job(tenant: str, name: str) -> str:
+    return f"{_PREFIX}job:{tenant}:{name}"
+
+
+def _events(tenant: str, name: str) -> str:
+    return f"{_PREFIX}job-events:{tenant}:{name}"
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _text(raw: bytes | str) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw
+
+
+def _record(tenant: str, name: str, fields: Mapping[bytes, bytes]) -> Record:
+    def instant(key: bytes) -> float:
+        return int(fields.get(key, b"0")) / 1000
+
+    return Record(
+        tenant=tenant,
+        name=name,
+        state=State(_text(fields[b"state"])),
+        query=fields[b"query"],
+        job_class=_text(fields[b"class"]),
+        batch=_text(fields[b"batch"]),
+        created=instant(b"created"),
+        expires=instant(b"expires"),
+        ended=instant(b"ended"),
+        runs=int(fields[b"runs"]),
+        answer=fields.get(b"answer", b""),
+        error=fields.get(b"error", b""),
+    )
+
+
+def _happening(event_id: str, fields: Mapping[bytes, bytes]) -> Happening:
+    state = fields.get(b"state")
+    return Happening(
+        event_id, State(_text(state)) if state else None, int(fields.get(b"runs", b"0")),
+        cast("bytes", fields.get(b"part", b"")),
+    )  # fmt: skip
