@@ -297,6 +297,23 @@ class ShadowConfig(Strict):
         return round(self.budget_usd_per_day * 1e9)
 
 
+class JobsConfig(Strict):
+    """Queued work: queries that are answered later. Records live in `redis`, which must keep what it is
+    given."""
+
+    enabled: bool = False
+    """Off by default: whoever accepts jobs promises to keep them, and that takes a Redis with an AOF."""
+    key: KeyConfig | None = None
+    """The service key that job runners present, to act for the tenants of the jobs they run. Required when
+    there are tenants."""
+    lease_s: float = Field(default=30, ge=0.2, le=600)
+    """How long a run may be silent before another one may take its job."""
+    most_runs: int = Field(default=3, ge=1, le=20)
+    """A job that was begun so often is given up: what kills its runner must not kill all of them."""
+    keep_days: float = Field(default=7, gt=0, le=365)
+    """How long a record is kept, with query and answer, after its job has ended."""
+
+
 class Config(Strict):
     """The whole file."""
 
@@ -310,6 +327,7 @@ class Config(Strict):
     cache: CacheConfig = CacheConfig()
     redis: RedisConfig = RedisConfig()
     shadow: ShadowConfig = ShadowConfig()
+    jobs: JobsConfig = JobsConfig()
     tenants: dict[Name, TenantConfig] = Field(default_factory=dict)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -324,6 +342,8 @@ class Config(Strict):
                 raise ValueError(f"tenants.{tenant}.models: the pool has no model {missing[0]!r}")
         if self.tenants and self.gateway.pepper is None:
             raise ValueError("gateway.pepper: required when there are tenants")
+        if self.jobs.enabled and self.tenants and self.jobs.key is None:
+            raise ValueError("jobs.key: required when there are tenants; `headgate keys new` makes one")
         if not self.tenants and not self.gateway.open:
             raise ValueError("tenants: add one, or set gateway.open: true to answer without keys on loopback")
         if self.gateway.open and not all(map(is_loopback, self._listeners())):
@@ -341,7 +361,7 @@ class Config(Strict):
     @model_validator(mode="after")
     def _key_ids_differ(self) -> Self:
         """An id says whose key it is: under a second one with the same id, the first would not open."""
-        owners: dict[str, str] = {}
+        owners: dict[str, str] = {self.jobs.key.id: "job runners"} if self.jobs.key else {}
         for tenant, key in ((name, key) for name, settings in self.tenants.items() for key in settings.keys):
             if key.id in owners:
                 other = "another of its keys" if owners[key.id] == tenant else f"tenant {owners[key.id]!r}"

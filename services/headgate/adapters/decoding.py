@@ -24,7 +24,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 Behaviour: TypeAlias = Callable[[Any, Any], Any]
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
-_OURS: Final = ("/headgate.v1.RouterService/", "/headgate.v1.WorkerService/")
+_OURS: Final = tuple(f"/headgate.v1.{name}/" for name in ("RouterService", "JobService", "WorkerService"))
 """Services that know the marker: they count what they refuse, and end a stream with an event."""
 
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
@@ -209,10 +209,16 @@ class RedisJobs:
     async def happenings(self, tenant: str, name: str, after: str, wait_s: float) -> AsyncIterator[Happening]:
         """What the stream has after an event, and what comes within the time; "" from the beginning."""
         stream = _events(tenant, name)
-        found = await self._ask(self._client.xread({stream: after or "0"}, count=1000, block=_ms(wait_s)))
+        found = await self._ask(
+            self._client.xread({stream: after or "0"}, count=1000, block=_ms(wait_s) or None)
+        )
         for _, entries in found or ():
             for event_id, fields in entries:
                 yield _happening(_text(event_id), fields)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
 
     def _keys(self, tenant: str, name: str) -> list[str]:
         return [
@@ -277,5 +283,5 @@ def _happening(event_id: str, fields: Mapping[bytes, bytes]) -> Happening:
     state = fields.get(b"state")
     return Happening(
         event_id, State(_text(state)) if state else None, int(fields.get(b"runs", b"0")),
-        cast("bytes", fields.get(b"part", b"")),
+        fields.get(b"part", b""),
     )  # fmt: skip

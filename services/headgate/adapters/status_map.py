@@ -92,6 +92,22 @@ class LedgerUnavailableError(ServiceError):
     """The ledger cannot be written."""
 
 
+class JobsOffError(ServiceError):
+    """This gateway takes no jobs."""
+
+
+class JobUnknownError(ServiceError):
+    """The tenant has no such job, or no longer."""
+
+
+class JobExistsError(ServiceError):
+    """The job's name was given to another query."""
+
+
+class JobRecordsUnavailableError(ServiceError):
+    """Records of jobs cannot be written or read now."""
+
+
 class ReloadError(ServiceError):
     """A config or bundle was refused; the old one keeps serving."""
 
@@ -113,6 +129,10 @@ TABLE: Final[dict[type[Exception], tuple[grpc.StatusCode, str]]] = {
     WorkerMisconfiguredError: (grpc.StatusCode.FAILED_PRECONDITION, "WORKER_MISCONFIGURED"),
     WorkerUnavailableError: (grpc.StatusCode.UNAVAILABLE, "WORKER_UNAVAILABLE"),
     DeadlineError: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
+    JobsOffError: (grpc.StatusCode.UNIMPLEMENTED, "JOBS_OFF"),
+    JobUnknownError: (grpc.StatusCode.NOT_FOUND, "JOB_UNKNOWN"),
+    JobExistsError: (grpc.StatusCode.ALREADY_EXISTS, "JOB_EXISTS"),
+    JobRecordsUnavailableError: (grpc.StatusCode.UNAVAILABLE, "JOB_RECORDS_UNAVAILABLE"),
     LedgerUnavailableError: (grpc.StatusCode.UNAVAILABLE, "LEDGER_UNAVAILABLE"),
     DrainingError: (grpc.StatusCode.UNAVAILABLE, "DRAINING"),
     ReloadError: (grpc.StatusCode.FAILED_PRECONDITION, "RELOAD_REFUSED"),

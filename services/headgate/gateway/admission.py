@@ -19,11 +19,13 @@ import grpc.aio
 from headgate.adapters import status_map
 from headgate.adapters.config import CascadeConfig, Config, TenantConfig
 from headgate.adapters.status_map import KeyInvalidError, KeyMissingError, OverloadedError, ServiceError
+from headgate.gateway import tickets
 from headgate.router.types import Objective
 
 OPEN_TENANT: Final = "open"
 """Who callers without a key are while the gateway is open."""
 SHED_RETRY_S: Final = 0.5
+TICKET_KEY: Final = "headgate-ticket"
 _SCHEME: Final = "bearer "
 _HEALTH: Final = "/grpc.health.v1.Health/"
 
@@ -45,6 +47,8 @@ class Caller:
     """The largest risk target that its queries may ask; None means any."""
     cascade: CascadeConfig | None = None
     """What becomes of drafts; None means as the gateway says."""
+    runs_jobs: bool = False
+    """A job runner, which acts for others by their jobs' tickets and for nobody without."""
 
 
 CALLER: Final[ContextVar[Caller]] = ContextVar("headgate_caller")
@@ -64,14 +68,21 @@ class Keyring:
     def __init__(self, config: Config, pepper: bytes) -> None:
         self._pepper = pepper
         self._open = config.gateway.open
+        self._tenants = {name: _caller(name, tenant, config) for name, tenant in config.tenants.items()}
         self._keys = {
             key.id: _Key(_caller(name, tenant, config), bytes.fromhex(key.hmac_sha256), _instant(key.expires))
             for name, tenant in config.tenants.items()
             for key in tenant.keys
         }
+        if config.jobs.key is not None:
+            own, runner = config.jobs.key, Caller("", runs_jobs=True)
+            self._keys[own.id] = _Key(runner, bytes.fromhex(own.hmac_sha256), _instant(own.expires))
 
-    def identify(self, authorization: str | bytes | None, now: float) -> Caller:
-        """The caller with these credentials. Raises KeyMissingError or KeyInvalidError, never saying why."""
+    def identify(self, authorization: str | bytes | None, now: float, ticket: str = "") -> Caller:
+        """The caller with these credentials; of a job runner the tenant whose job's ticket it presents.
+
+        Raises KeyMissingError or KeyInvalidError, never saying why.
+        """
         if self._open and (authorization is None or not self._keys):
             return Caller(OPEN_TENANT)
         if not authorization:
@@ -79,7 +90,13 @@ class Keyring:
         key = self._matching(authorization)
         if key is None or now >= key.expires:
             raise KeyInvalidError("the key is unknown, wrong or expired")
-        return key.caller
+        return self._acting(ticket, now) if key.caller.runs_jobs else key.caller
+
+    def _acting(self, ticket: str, now: float) -> Caller:
+        tenant = tickets.tenant_of(self._pepper, ticket, now)
+        if tenant not in self._tenants:
+            raise KeyInvalidError("the job's tenant is no longer one")
+        return self._tenants[tenant]
 
     def _matching(self, authorization: str | bytes) -> _Key | None:
         text = authorization if isinstance(authorization, str) else authorization.decode("latin-1")
@@ -147,7 +164,8 @@ class Door(grpc.aio.ServerInterceptor):
         if method.startswith(_HEALTH):
             return await continuation(handler_call_details)
         try:
-            CALLER.set(self.keys.identify(_authorization(handler_call_details), self._now()))
+            authorization, ticket = _credentials(handler_call_details)
+            CALLER.set(self.keys.identify(authorization, self._now(), ticket))
             self._room.check()
         except ServiceError as error:
             self._refused(method, error)
@@ -155,13 +173,15 @@ class Door(grpc.aio.ServerInterceptor):
         return await continuation(handler_call_details)
 
 
-def _authorization(details: grpc.HandlerCallDetails) -> str | bytes | None:
-    # Of several the last one counts.
-    found = None
+def _credentials(details: grpc.HandlerCallDetails) -> tuple[str | bytes | None, str]:
+    """Key and ticket. Of several the last one counts."""
+    found, ticket = None, ""
     for name, value in details.invocation_metadata or ():
         if name == "authorization":
             found = value
-    return found
+        elif name == TICKET_KEY:
+            ticket = value if isinstance(value, str) else value.decode("latin-1")
+    return found, ticket
 
 
 def _refusal(error: ServiceError) -> Handler:

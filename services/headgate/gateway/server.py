@@ -23,26 +23,33 @@ from headgate.adapters.decoding import Decoding
 from headgate.adapters.health import HealthServicer
 from headgate.adapters.loop_lag import LoopLag
 from headgate.adapters.ports import SideRoomError
+from headgate.adapters.redis_client import connect
+from headgate.adapters.redis_jobs import RedisJobs, Terms
 from headgate.adapters.redis_rooms import Rooms
 from headgate.adapters.settings import ConfigError, Loaded
 from headgate.adapters.status_map import InvalidRequestError, ReloadError, ServiceError, code_of
 from headgate.adapters.telemetry import Metrics
-from headgate.gateway import status
+from headgate.gateway import jobs, status
 from headgate.gateway.admin import AdminServicer, Controls
 from headgate.gateway.admission import Door, Keyring, Room
 from headgate.gateway.answer_cache import AnswerCache
 from headgate.gateway.bundle_store import BundleStore
 from headgate.gateway.conductor import Conductor
 from headgate.gateway.drain import Drain
+from headgate.gateway.job_desk import JobDesk
+from headgate.gateway.jobs import JobServicer
 from headgate.gateway.records import Recorder
 from headgate.gateway.servicer import SERVICE, RouterServicer
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.shadow import Places, Shadow, draw_key
+from headgate.gateway.visits import Visits
 from headgate.gateway.workers import Worker, Workers
 from headgate.router.types import Objective
-from headgate.v1 import admin_pb2_grpc, router_pb2, router_pb2_grpc, types_pb2
+from headgate.v1 import admin_pb2_grpc, jobs_pb2_grpc, router_pb2, router_pb2_grpc, types_pb2
 
 _LOG = structlog.get_logger(__name__)
+JOB_REPLY_S: Final = 2.0
+"""Who submits a job wants it kept: it is waited for, though not for ever."""
 LAST_WORD_S: Final = 0.5
 """After the drain: the time that requests have to say that they end. Then their calls are cancelled."""
 WAIT_FOR_WORKERS_S: Final = 30.0
@@ -99,6 +106,7 @@ class Gateway:
             self._workers, self._bundles, self._cache, Sessions(store), self._recorder, self._metrics,
             _objective(config.policy), config.policy.cascade, self._drain, self._shadow,
         )  # fmt: skip
+        self._jobs = self._job_records()
         self._draining = False
         self._public = self._public_server()
         self._admin = self._admin_server()
@@ -188,6 +196,8 @@ class Gateway:
         await asyncio.gather(self._recorder.close(), self._samples.close())
         if self._rooms is not None:
             await self._rooms.close()
+        if self._jobs is not None:
+            await self._jobs.close()
 
     def status(self) -> status.Status:
         """What is loaded and what is missing."""
@@ -229,13 +239,26 @@ class Gateway:
         self._conductor.cascade = config.policy.cascade
         self._shadow.settings = config.shadow
 
+    def _job_records(self) -> RedisJobs | None:
+        """None where jobs are off. ConfigError where there is nowhere to keep them."""
+        settings, url = self._sources.loaded.config.jobs, self._sources.redis_url
+        if not settings.enabled:
+            return None
+        if url is None:
+            raise ConfigError("jobs.enabled: records of jobs need a Redis; set redis.url")
+        terms = Terms(settings.lease_s, settings.most_runs, keep_s=settings.keep_days * 86_400)
+        return RedisJobs(connect(url, JOB_REPLY_S, JOB_REPLY_S), terms)
+
     def _public_server(self) -> grpc.aio.Server:
         options = channels.server_options(public=True, reuse_port=self._sources.reuse_port)
         server = grpc.aio.server(interceptors=[self._door, Decoding()], options=options)
-        servicer = RouterServicer(self._conductor, self._recorder, self._room, self._metrics, self._drain)
+        visits = Visits(self._room, self._metrics)
+        servicer = RouterServicer(self._conductor, self._recorder, visits, self._drain)
         router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
+        desk = JobDesk(self._jobs, None, self._sources.pepper) if self._jobs else None
+        jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(desk, visits, self._drain), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE, jobs.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
 

@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from headgate.adapters import channels
 from headgate.adapters.config import ModelConfig
 from headgate.client import channel as client
-from headgate.gateway.servicer import LONGEST_S
+from headgate.gateway.visits import LONGEST_S
 
 SERVICE = "a.Service"
 PINGS = "grpc.http2.min_recv_ping_interval_without_data_ms"

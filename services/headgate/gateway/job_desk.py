@@ -1,0 +1,210 @@
+"""Takes jobs in and tells of them: between the wire and the records. Nothing here runs a job.
+
+submit ─▶ record, durable ─▶ queue, a hint: what it loses, the reconciler queues again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable
+from typing import Final, Protocol, TypeVar
+
+import google.rpc.status_pb2 as status_pb2  # type: ignore[import-untyped]
+import grpc
+import structlog
+
+from headgate.adapters import status_map
+from headgate.adapters.ports import SideRoomError
+from headgate.adapters.redis_jobs import ENDED, Happening, Record, RedisJobs, State, Submission
+from headgate.adapters.status_map import JobExistsError, JobRecordsUnavailableError, JobUnknownError
+from headgate.gateway import tickets
+from headgate.v1 import jobs_pb2, router_pb2, types_pb2
+
+_LOG = structlog.get_logger(__name__)
+WITHIN_S: Final = 86_400
+"""What a job has that does not say: a day."""
+LOOK_S: Final = (0.02, 0.2)
+"""How long a watcher waits between looks: short after something came, longer the longer nothing does."""
+_CLASSES: Final = {
+    jobs_pb2.JOB_CLASS_UNSPECIFIED: "batch",
+    jobs_pb2.JOB_CLASS_BATCH: "batch",
+    jobs_pb2.JOB_CLASS_INTERACTIVE: "interactive",
+}
+_STATES: Final = {state: jobs_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in State}
+
+T = TypeVar("T")
+
+
+class Queue(Protocol):
+    """Where a job waits for its runner."""
+
+    async def put(self, tenant: str, name: str, job_class: str) -> None:
+        """Queues it. Raises SideRoomError."""
+
+
+class JobDesk:
+    """One gateway's. Methods raise JobRecordsUnavailableError where Redis does not answer."""
+
+    def __init__(self, jobs: RedisJobs, queue: Queue | None, pepper: bytes) -> None:
+        """Without a queue every job is left to the reconciler."""
+        self._jobs = jobs
+        self._queue = queue
+        self._pepper = pepper
+
+    async def submit(self, tenant: str, request: jobs_pb2.SubmitJobRequest) -> jobs_pb2.Job:
+        """The job, as it is written or was before. Raises JobExistsError."""
+        one = self._submission(tenant, request)
+        try:
+            told = await self._jobs.submit(one)
+        except SideRoomError:
+            raise _away() from None
+        if told == "other":
+            raise JobExistsError("query.request_id: another query has this name")
+        if told == "new":
+            await self._enqueue(one)
+        return await self.job(tenant, one.name)
+
+    def _submission(self, tenant: str, request: jobs_pb2.SubmitJobRequest) -> Submission:
+        query = types_pb2.Query()
+        query.CopyFrom(request.query)
+        query.request_id = query.request_id or uuid.uuid4().hex
+        expires = time.time() + (request.within_s or WITHIN_S)
+        packed = query.SerializeToString(deterministic=True)
+        job_class = _CLASSES[request.job_class]
+        same = hashlib.sha256(b"\0".join((packed, job_class.encode(), request.batch_id.encode())))
+        ticket = tickets.sign(self._pepper, tenant, query.request_id, expires) if self._pepper else ""
+        return Submission(
+            tenant, query.request_id, packed, same.digest(), job_class, request.batch_id, expires, ticket
+        )
+
+    async def _enqueue(self, one: Submission) -> None:
+        """A queue that is away costs the job some seconds, and nothing else."""
+        if self._queue is None:
+            return
+        try:
+            await self._queue.put(one.tenant, one.name, one.job_class)
+        except SideRoomError as error:
+            _LOG.warning("job not queued, left to the reconciler", job=one.name, because=str(error))
+
+    async def job(self, tenant: str, name: str) -> jobs_pb2.Job:
+        """The job with its answer. Raises JobUnknownError."""
+        return _wire(await self._record(tenant, name))
+
+    async def cancel(self, tenant: str, name: str) -> jobs_pb2.Job:
+        """Ends it. Raises JobUnknownError."""
+        await self._record(tenant, name)
+        await self._asked(self._jobs.cancel(tenant, name))
+        return await self.job(tenant, name)
+
+    async def replay(self, tenant: str, name: str) -> jobs_pb2.Job:
+        """Queues it again if it is dead. Raises JobUnknownError."""
+        record = await self._record(tenant, name)
+        if await self._asked(self._jobs.replay(tenant, name)):
+            again = Submission(tenant, name, b"", b"", record.job_class, "", 0.0, "")
+            await self._enqueue(again)
+        return await self.job(tenant, name)
+
+    async def page(
+        self, tenant: str, token: str, size: int, *, batch: str = "", dead: bool = False
+    ) -> tuple[list[jobs_pb2.Job], str]:
+        """Jobs without their answers, the newest first, and where the next page begins."""
+        found: list[jobs_pb2.Job] = []
+        before = _place(token)
+        while len(found) < size:
+            names = await self._asked(self._jobs.names(tenant, before, size, dead=dead))
+            for name, before in names:
+                record = await self._asked(self._jobs.read(tenant, name))
+                if record is not None and batch in ("", record.batch):
+                    found.append(_wire(record, whole=False))
+                if len(found) == size:
+                    return found, f"{before:.6f}"
+            if len(names) < size:
+                break
+        return found, ""
+
+    async def watch(self, tenant: str, name: str, after: str) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
+        """The job's events until it has ended. Raises JobUnknownError."""
+        await self._record(tenant, name)
+        shortest, pause = LOOK_S[0], LOOK_S[0]
+        while True:
+            came = [one async for one in self._happenings(tenant, name, after)]
+            for one in came:
+                after = one.event_id
+                yield await self._told(tenant, name, one)
+            if any(one.state in ENDED for one in came[-1:]):
+                return
+            pause = shortest if came else min(2 * pause, LOOK_S[1])
+            await asyncio.sleep(pause)
+            if not came and (await self._record(tenant, name)).state in ENDED and pause == LOOK_S[1]:
+                return
+
+    async def _happenings(self, tenant: str, name: str, after: str) -> AsyncIterator[Happening]:
+        try:
+            async for one in self._jobs.happenings(tenant, name, after, 0):
+                yield one
+        except SideRoomError:
+            raise _away() from None
+
+    async def _told(self, tenant: str, name: str, one: Happening) -> jobs_pb2.WatchJobResponse:
+        if one.state is None:
+            part = router_pb2.StreamGenerateResponse.FromString(one.part)
+            return jobs_pb2.WatchJobResponse(event_id=one.event_id, answer=part)
+        job = _wire(await self._record(tenant, name), whole=one.state in ENDED)
+        job.state, job.runs = _STATES[one.state], one.runs
+        return jobs_pb2.WatchJobResponse(event_id=one.event_id, job=job)
+
+    async def _record(self, tenant: str, name: str) -> Record:
+        record = await self._asked(self._jobs.read(tenant, name))
+        if record is None:
+            raise JobUnknownError("there is no such job, or no longer")
+        return record
+
+    async def _asked(self, command: Awaitable[T]) -> T:
+        try:
+            return await command
+        except SideRoomError:
+            raise _away() from None
+
+
+def _away() -> JobRecordsUnavailableError:
+    return JobRecordsUnavailableError("the records of jobs cannot be reached", retry_after_s=1.0)
+
+
+def _place(token: str) -> float:
+    try:
+        return float(token or 0)
+    except ValueError:
+        raise status_map.InvalidRequestError("page_token: this is none of ours") from None
+
+
+def _wire(record: Record, *, whole: bool = True) -> jobs_pb2.Job:
+    job = jobs_pb2.Job(
+        job_id=record.name,
+        state=_STATES[record.state],
+        job_class=jobs_pb2.JobClass.Value(f"JOB_CLASS_{record.job_class.upper()}"),
+        batch_id=record.batch,
+        runs=record.runs,
+    )
+    job.create_time.FromMilliseconds(round(record.created * 1000))
+    job.expire_time.FromMilliseconds(round(record.expires * 1000))
+    if record.ended:
+        job.end_time.FromMilliseconds(round(record.ended * 1000))
+    if whole and record.state is State.DONE:
+        job.answer.ParseFromString(record.answer)
+    if record.state in (State.FAILED, State.DEAD):
+        job.error.CopyFrom(_why(record))
+    return job
+
+
+def _why(record: Record) -> status_pb2.Status:
+    if record.error:
+        return status_pb2.Status.FromString(record.error)
+    if record.state is State.FAILED:
+        return status_map.to_status(
+            status_map.DeadlineError("the job's time was over before it was answered")
+        )
+    message = f"given up: its runner was lost {record.runs} times"
+    return status_map.status(grpc.StatusCode.ABORTED, "JOB_DEAD", message)
