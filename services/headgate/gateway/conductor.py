@@ -402,8 +402,7 @@ class Conductor:
             if not isinstance(chunk, worker_pb2.WorkerServiceGenerateResponse):
                 raise CutError
             await self._deliver(journey, chunk.text, (token.logprob for token in chunk.tokens))
-            if journey.holding:
-                journey.logprobs.extend(token.logprob for token in chunk.tokens)
+            journey.logprobs.extend(token.logprob for token in chunk.tokens)
             if chunk.finish_reason:
                 journey.finish_reason = chunk.finish_reason
                 journey.usage = chunk.usage
