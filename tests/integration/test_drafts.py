@@ -356,3 +356,24 @@ def _wasted(running: Stack, model: str) -> bool:
     """Whether tokens of this model's drafts are counted as wasted."""
     with urlopen(f"http://{running.addresses['metrics']}/metrics") as page:
         return f'headgate_wasted_draft_tokens_total{{model="{model}"}}' in page.read().decode()
+
+
+async def test_a_first_draft_that_is_kept_beside_a_second_is_no_failure(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    # At this λ two wrong drafts are worth more than a call of large, and small's comes first.
+    certificate = hand_made.certificate(lam=1.0, models=("small", "mid", "large"), settings={})
+    where = tmp_path_factory.mktemp("bundle") / "three.bundle"
+    where.write_bytes(bundles.dump(hand_made.three(certificates=(certificate,))))
+    pool = {name: {"source": "small" if name == "mid" else name} for name in ("small", "mid", "large")}
+    settings = {**config(), "policy": {"bundle": str(where)}, "pool": pool}
+    with stack(tmp_path_factory, settings, ("small", "mid", "large")) as one:
+        async with one.channel() as channel:
+            told = await events(stub(channel), f"{WRONG}, of two")
+    decision = told[-1].finished.decision
+    assert (decision.model, [one.model for one in decision.attempts]) == ("small", ["small", "mid"])
+    back = told[2].model_switched
+    assert (back.from_model, back.to_model) == ("mid", "small")
+    assert "failed" not in back.explanation
+    assert back.explanation == decision.explanation
+    assert not decision.degraded

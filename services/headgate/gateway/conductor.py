@@ -348,14 +348,15 @@ class Conductor:
         held = journey.held.get(answer.model)
         if held is None:
             raise TypeError("the cascade answers with a draft that was never written")
-        if answer.model != answer.decision.model:
+        preferred = answer.model == answer.decision.model
+        if not preferred:
             journey.degraded.add(types_pb2.DEGRADATION_WORKER)
             self._metrics.fallbacks.labels(answer.model).inc()
         else:
             others = {name: one for name, one in journey.held.items() if name != answer.model}
             self._waste({name: one.usage.completion_tokens for name, one in others.items()})
         journey.finish_reason, journey.usage = held.finish_reason, held.usage
-        await self._tell_switch(journey, answer.model, escalation=False)
+        await self._tell_switch(journey, answer.model, escalation=preferred)
         await self._release(journey, held)
 
     async def _call(self, journey: Journey, worker: Worker, cascade: Cascade) -> None:
