@@ -286,6 +286,16 @@ async def test_a_hedge_that_is_not_needed_is_cancelled_and_paid(hurried: Stack) 
     assert after['headgate_hedges_total{model="large",needed="no"}'] >= 1
 
 
+async def test_a_hedge_ends_when_the_beginning_of_the_draft_is_delivered(hurried: Stack) -> None:
+    script = {"say": ["it is so. "] * 60, "gap_s": {"small": 0.02, "large": 0.02}}
+    async with hurried.channel() as channel:
+        told = await events(stub(channel), script, request_id="hedged-5")
+    decision = told[-1].finished.decision
+    [hedge] = [attempt for attempt in decision.attempts if attempt.model == "large"]
+    assert decision.model == "small"
+    assert HELD_BACK - 3 <= hedge.usage.completion_tokens <= HELD_BACK + 20, "not the whole draft's time"
+
+
 async def test_a_hedge_that_has_ended_is_paid_as_its_worker_says(hurried: Stack) -> None:
     script = {"say": ["it is so. "] * 20, "gap_s": {"small": 0.1}}
     async with hurried.channel() as channel:

@@ -410,6 +410,9 @@ class Conductor:
                 return chunk
             if journey.holding and watch.accepts(len(chunk.tokens) or estimate_tokens(chunk.text)):
                 await self._release(journey, journey.so_far())
+                if journey.delivered:
+                    # Nothing can be retracted any more: the hedge would only cost.
+                    self._drop_hedge(journey)
 
     async def _release(self, journey: Journey, held: Held) -> None:
         """What was held back is the answer; from here on text is delivered as it comes."""
