@@ -149,11 +149,7 @@ def worth(one: Recorded) -> str:
     """One row for each hold-back of the bundle."""
     score, costs = one.outcomes.score, _true(one)
     costs = costs / costs[:, one.order[1]].mean()
-    views = [
-        one.bundle.holding_back(tokens)
-        for tokens in (WHOLE, *(p.hold_back for p in one.bundle.contents.shorter))
-    ]
-    found = [(view.policy.hold_back, *_by_query(one, view, costs)) for view in views]
+    found = [(view.policy.hold_back, *_by_query(one, view, costs)) for view in one.bundle.views]
     routing = found[-1]
     rows = []
     for hold_back, quality, cost in found:
