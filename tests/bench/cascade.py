@@ -24,7 +24,6 @@ from headgate.router.offline.certify import covered
 from headgate.router.offline.courses import Readings
 from headgate.router.offline.datasets import Outcomes
 from headgate.router.policy import SETTLED
-from headgate.router.types import WHOLE
 from tests import exact, redrawn
 from tests.bench.pairs import table
 

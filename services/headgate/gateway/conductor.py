@@ -369,7 +369,7 @@ class Conductor:
             raise DeadlineError("the deadline passed")
         last, code = None, grpc.StatusCode.CANCELLED
         hedge = self._needed_hedge(journey, worker)
-        started = hedge.started if hedge else time.perf_counter()
+        started = time.perf_counter()
         call = hedge or _begin(journey, worker, left)
         try:
             last = await self._read(journey, call, Looks(cascade, journey, worker.name))
@@ -384,7 +384,8 @@ class Conductor:
             raise failures.unreachable(worker) from None
         finally:
             _end(worker, call)
-            self._note(journey, worker, code, last, time.perf_counter() - started)
+            seconds = hedge.seconds if hedge else time.perf_counter() - started
+            self._note(journey, worker, code, last, seconds)
 
     async def _read(
         self, journey: Journey, call: Call | Hedge, watch: Looks
@@ -452,11 +453,10 @@ class Conductor:
             return
         hedge.cancel()
         self._metrics.hedges.labels(hedge.worker.name, "no").inc()
-        prompt, written = journey.estimated_usage().prompt_tokens, hedge.written
-        usage = types_pb2.Usage(prompt_tokens=prompt, completion_tokens=written, estimated=True)
-        code = grpc.StatusCode.CANCELLED if hedge.usage is None else grpc.StatusCode.OK
-        seconds = time.perf_counter() - hedge.started
-        attempt = self._attempt(journey, hedge.worker, code, hedge.usage or usage, seconds)
+        usage = hedge.usage or types_pb2.Usage(estimated=True)
+        if hedge.usage is None and (hedge.written or hedge.code is grpc.StatusCode.CANCELLED):
+            usage = journey.estimated_usage(hedge.written)
+        attempt = self._attempt(journey, hedge.worker, hedge.code, usage, hedge.seconds)
         self._metrics.wasted_hedge_tokens.labels(hedge.worker.name).inc(attempt.usage.completion_tokens)
         journey.wasted_nanousd += attempt.cost_nanousd
 
