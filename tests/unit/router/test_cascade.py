@@ -394,6 +394,19 @@ def test_a_hedge_leaves_no_time_for_two_drafts_one_after_the_other(
     assert [list(prior.further) for prior in priors if prior] == [[], ["mid"]]
 
 
+@pytest.mark.parametrize(("loss", "covered"), [("regret", True), ("net", False)])
+def test_an_overdue_draft_that_is_stopped_may_take_a_win_away(
+    reading: Callable[..., Bundle], pool: Pool, ask: Ask, loss: str, covered: bool
+) -> None:
+    bundle = reading(certificates=(hand_made.certificate(loss=loss),))
+    cascade = Cascade(bundle, pool, now=NOW)
+    assert called(cascade.feed(Received(ask()))).draft
+    begun = Draft("small", "2 + 2 = 5", finished=False, tokens=5, logprobs=(-0.1,) * 5)
+    assert cascade.look(begun, overdue=True) is Look.STOP
+    decision = called(cascade.feed(Stopped("small", begun))).decision
+    assert (decision.model, decision.certificate is not None) == ("large", covered)
+
+
 @pytest.fixture
 def asking_two(three: Bundle, pool_of_three: Pool, ask: Ask) -> Cascade:
     """A request whose first draft was doubtful; a second one, of mid, is being written."""
