@@ -5,9 +5,9 @@
    excuse, not an answer), not a fallback's (its model is not the one in the key). Other degradations do not
    touch the text.
 3. The key digests everything an answer depends on: tenant, every sampling field, every message, the model
-   that answers, its version, policy and bundle, and where a draft is to be read λ and who may answer. They are known only after
-   the decision, which is pure and takes a fraction of a millisecond: hence the brain decides first, then the
-   cache is asked, the worker last.
+   that answers, its version, policy and bundle, and where a draft is to be read λ and who may answer. They
+   are known only after the decision, which is pure and takes a fraction of a millisecond: hence the brain
+   decides first, then the cache is asked, the worker last.
 4. A value carries its key's digest and is thrown away when read under another key.
 5. Whatever goes wrong here costs the caller 25 ms at most, never the answer.
 """
