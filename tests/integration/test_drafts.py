@@ -339,7 +339,7 @@ async def test_a_draft_that_takes_too_long_is_accepted_early_and_not_covered(
     assert (decision.model, decision.drafted_by) == ("small", "small")
     assert not decision.certificate.id
     assert whole.decision.certificate.id, "nobody waits for its beginning"
-    assert whole.decision.cache_status == types_pb2.CACHE_STATUS_MISS, "what is not covered is not kept"
+    assert whole.decision.cache_status != types_pb2.CACHE_STATUS_HIT, "what is not covered is not kept"
 
 
 async def test_beside_a_doubtful_draft_another_models_is_read_and_both_are_paid(

@@ -138,6 +138,7 @@ class Bundle:
         """Of the models whose drafts the policy looks at."""
         self.early_readers = self._readers(early=True)
         """Of drafts that are still being written."""
+        self._shorter: list[Bundle] = []
         self._shorter = [self._under(policy) for policy in contents.shorter]
 
     def holding_back(self, tokens: int) -> Bundle:

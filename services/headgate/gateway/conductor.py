@@ -136,8 +136,9 @@ class Conductor:
             code = status_map.code_of(error)[0].name
             raise
         finally:
+            last = journey.last_model
             self._drop_hedge(journey)
-            self._record(journey, code, final)
+            self._record(journey, code, final, last)
         return answer
 
     async def _answer(self, journey: Journey) -> router_pb2.GenerateResponse:
@@ -408,8 +409,11 @@ class Conductor:
             if chunk.finish_reason:
                 journey.finish_reason = chunk.finish_reason
                 journey.usage = chunk.usage
+                if _ends_well(journey) and watch.ends(len(chunk.text), chunk.usage.completion_tokens):
+                    await self._release(journey, journey.so_far())
                 return chunk
-            if journey.holding and watch.accepts(len(chunk.tokens) or estimate_tokens(chunk.text)):
+            tokens = len(chunk.tokens) or estimate_tokens(chunk.text)
+            if journey.holding and watch.accepts(tokens, len(chunk.text)):
                 await self._release(journey, journey.so_far())
                 if journey.delivered:
                     # Nothing can be retracted any more: the hedge would only cost.
@@ -541,8 +545,8 @@ class Conductor:
         wire.overhead.FromNanoseconds(round(journey.overhead * 1e9))
         return wire
 
-    def _record(self, journey: Journey, code: str, final: types_pb2.Decision | None) -> None:
-        decision = final or self._decision(journey, journey.last_model)
+    def _record(self, journey: Journey, code: str, final: types_pb2.Decision | None, last_model: str) -> None:
+        decision = final or self._decision(journey, last_model)
         took = time.perf_counter() - journey.arrival.at
         finish = types_pb2.FinishReason.Name(journey.finish_reason)
         self._metrics.overhead.observe(journey.overhead)
@@ -565,6 +569,11 @@ class Conductor:
             reference=pool.reference if pool else "",
             wasted_nanousd=journey.wasted(model),
         )
+
+
+def _ends_well(journey: Journey) -> bool:
+    """Whether what has ended is a draft, and neither cut nor an excuse."""
+    return journey.holding and journey.finish_reason == types_pb2.FINISH_REASON_STOP
 
 
 def _may_need(hedge: Hedge | None, command: Command) -> bool:

@@ -60,7 +60,7 @@ class Hedge:
                 self.written += len(chunk.tokens) or estimate_tokens(chunk.text)
                 self._read.put_nowait(chunk)
             self._read.put_nowait(None)
-        except (grpc.aio.AioRpcError, asyncio.CancelledError) as ended:
+        except (Exception, asyncio.CancelledError) as ended:
             self._ended = self._ended or time.perf_counter()
             if isinstance(ended, grpc.aio.AioRpcError):
                 self.code = ended.code()

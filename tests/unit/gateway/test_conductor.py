@@ -1,4 +1,4 @@
-"""What the conductor tells of workers' failures; its way as a whole is tried in integration/."""
+"""What the conductor tells callers and workers; its way as a whole is tried in integration/."""
 
 from __future__ import annotations
 
