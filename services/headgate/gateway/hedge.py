@@ -60,8 +60,15 @@ class Hedge:
                 self.written += len(chunk.tokens) or estimate_tokens(chunk.text)
                 self._read.put_nowait(chunk)
             self._read.put_nowait(None)
-        except (Exception, asyncio.CancelledError) as ended:
-            self._ended = self._ended or time.perf_counter()
+        except asyncio.CancelledError as ended:
+            self._end_with(ended)
+            raise
+        except Exception as ended:
             if isinstance(ended, grpc.aio.AioRpcError):
                 self.code = ended.code()
-            self._read.put_nowait(ended)
+            self._end_with(ended)
+
+    def _end_with(self, ended: BaseException) -> None:
+        """Whoever reads gets to know it."""
+        self._ended = self._ended or time.perf_counter()
+        self._read.put_nowait(ended)
