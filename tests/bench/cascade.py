@@ -24,7 +24,6 @@ from headgate.router.offline.certify import covered
 from headgate.router.offline.courses import Readings
 from headgate.router.offline.datasets import Outcomes
 from headgate.router.policy import SETTLED
-from headgate.router.types import WHOLE
 from tests import exact, redrawn
 from tests.bench.pairs import table
 
@@ -149,11 +148,7 @@ def worth(one: Recorded) -> str:
     """One row for each hold-back of the bundle."""
     score, costs = one.outcomes.score, _true(one)
     costs = costs / costs[:, one.order[1]].mean()
-    views = [
-        one.bundle.holding_back(tokens)
-        for tokens in (WHOLE, *(p.hold_back for p in one.bundle.contents.shorter))
-    ]
-    found = [(view.policy.hold_back, *_by_query(one, view, costs)) for view in views]
+    found = [(view.policy.hold_back, *_by_query(one, view, costs)) for view in one.bundle.views]
     routing = found[-1]
     rows = []
     for hold_back, quality, cost in found:

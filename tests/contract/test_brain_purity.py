@@ -12,7 +12,7 @@ import pytest
 BRAIN = Path(__file__).parents[2] / "router" / "headgate" / "router"
 MODULES = sorted(path for path in BRAIN.glob("*.py"))
 ALLOWED = {
-    "__future__", "ast", "bisect", "collections", "dataclasses", "decimal", "enum", "functools",
+    "__future__", "ast", "bisect", "collections", "copy", "dataclasses", "decimal", "enum", "functools",
     "hashlib", "headgate", "io", "itertools", "json", "math", "numpy", "onnxruntime",
     "operator", "re", "typing", "zlib",
 }  # fmt: skip

@@ -62,7 +62,7 @@ def _replaced(text: str, replaced: Mapping[str, str], name: str) -> str:
     return text
 
 
-_RECORDED = "            self._record(journey, code, final)\n"
+_RECORDED = "            self._record(journey, code, final, last)\n"
 _WAITED = """\
             nobody = asyncio.create_task(asyncio.sleep(0))
             await asyncio.wait({*self._shadow._tasks, nobody}, timeout=0.5)

@@ -686,8 +686,8 @@ class Decision(google.protobuf.message.Message):
     out_of_distribution: builtins.float
     """How unlike the calibration data the query is, in [0, 1]. Empty when the bundle does not say."""
     drafted_by: builtins.str
-    """The model whose draft was read before the answer was chosen. Empty when none was. Another model in `model` means
-    that the draft was not accepted: an escalation.
+    """The model whose draft was read last before the answer was chosen. Empty when none was. Another model in `model` means
+    that this draft was not accepted: an escalation, or an earlier draft that looked better beside it.
     """
     @property
     def estimates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelEstimate]:

@@ -87,8 +87,12 @@ def look(
 
 def _may_stop(decision: Decision) -> bool:
     """Whether a draft may be stopped before its hold-back is over."""
-    regret = decision.certificate is not None and decision.certificate.loss == "regret"
-    return regret and decision.prior is not None and decision.prior.shown is None
+    return no_regret(decision) and decision.prior is not None and decision.prior.shown is None
+
+
+def no_regret(decision: Decision) -> bool:
+    """Whether a certificate covers it that nothing breaks which leaves the answer to the reference."""
+    return decision.certificate is not None and decision.certificate.loss == "regret"
 
 
 def gain(decision: Decision, draft: Draft) -> float:

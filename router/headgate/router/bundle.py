@@ -138,17 +138,24 @@ class Bundle:
         """Of the models whose drafts the policy looks at."""
         self.early_readers = self._readers(early=True)
         """Of drafts that are still being written."""
+        self._shorter: list[Bundle] = []
         self._shorter = [self._under(policy) for policy in contents.shorter]
 
     def holding_back(self, tokens: int) -> Bundle:
-        """This bundle under its policy of the longest hold-back that is no longer than `tokens`.
+        """This bundle under its policy of the longest certified hold-back that is no longer than `tokens`.
 
         The policy of a hold-back of 0 reads no draft. Where none is so short, there is no certificate.
         """
-        if not self.readers or tokens >= self.policy.hold_back:
+        if not self.readers:
             return self
-        fitting = (one for one in self._shorter if one.policy.hold_back <= tokens)
-        return next(fitting, self._uncertified)
+        fitting = [one for one in self.views if one.policy.hold_back <= tokens]
+        certified = (one for one in fitting if one.certificates)
+        return next(certified, fitting[0] if fitting else self._uncertified)
+
+    @property
+    def views(self) -> tuple[Bundle, ...]:
+        """This bundle under each of its policies, from the longest hold-back on."""
+        return (self, *self._shorter)
 
     @cached_property
     def _uncertified(self) -> Bundle:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headgate.router.accept import Look, gain, left_to_the_reference, look, read
+from headgate.router.accept import Look, gain, left_to_the_reference, look, no_regret, read
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide, exclusions
 from headgate.router.types import Decision, Draft, Pool, Query, Reason
@@ -194,7 +194,8 @@ class Cascade:
     def look(self, draft: Draft, *, overdue: bool = False) -> Look:
         """What becomes of the draft that is being written; once it is accepted, it stays so.
 
-        One that is accepted because it is `overdue`, before the hold-back, is not covered by the certificate.
+        One that is accepted because it is `overdue`, before the hold-back, is not covered by the certificate;
+        nor is one that is stopped so under a certificate of net quality.
         """
         call = self._running(draft.model)
         if not call.draft or self._bundle is None or self._query is None or self._accepted:
@@ -212,12 +213,13 @@ class Cascade:
             self._accepted = decision if due else replace(decision, certificate=None)
         if found is Look.STOP and due:
             self._doubt = decision
+        elif found is Look.STOP and overdue and not no_regret(call.decision):
+            self._doubt = replace(self._left(call, draft, _too_doubtful(draft)), certificate=None)
         return found
 
     def _after_stop(self, call: CallModel, draft: Draft) -> Command:
         self._stopped = True
-        why = f"was stopped after {draft.tokens} tokens as too doubtful"
-        return self._escalate(call, self._doubt or self._left(call, draft, why))
+        return self._escalate(call, self._doubt or self._left(call, draft, _too_doubtful(draft)))
 
     def _after_unread(self, call: CallModel, draft: Draft) -> Command:
         if self._accepted:
@@ -296,6 +298,10 @@ class Cascade:
     def _end(self, command: Answer | GiveUp) -> Command:
         self._call = None
         return command
+
+
+def _too_doubtful(draft: Draft) -> str:
+    return f"was stopped after {draft.tokens} tokens as too doubtful"
 
 
 def _in_time(call: CallModel) -> Decision:

@@ -166,10 +166,11 @@ def _further(case: _Case, bundle: Bundle, drafting: str) -> dict[str, float]:
 
 
 def _take(case: _Case, *names: str) -> float:
-    """Seconds that calls of these models are likely to take; 0 for what nothing is known of."""
+    """Seconds that drafts and then the last of these models are likely to take; 0 for what nothing is known
+    of. A hedge runs beside the drafts, which come one after the other."""
     paces = (case.pool[name].pace for name in names)
-    takes = [pace.expected_seconds(case.query.max_tokens) if pace else 0.0 for pace in paces]
-    return max(takes) if case.query.hedged else sum(takes)
+    *drafts, last = (pace.expected_seconds(case.query.max_tokens) if pace else 0.0 for pace in paces)
+    return max(sum(drafts), last) if case.query.hedged else sum(drafts) + last
 
 
 def _instead(case: _Case, wanted: str, lam: float, certificate: Certificate) -> Decision:

@@ -229,7 +229,9 @@ class Policy:
         index, first = int(affordable[0]), int(settled.argmax())
         if place is None or index == first:
             return self.grid[index]
-        below, above = max(index - _APART, first), min(index + _APART - 1, len(self.grid) - 1)
+        below, upper = max(index - _APART, first), costs[index : index + _APART]
+        # Cost may rise again with λ, but the last of the cheapest is within the budget for sure.
+        above = index + len(upper) - 1 - int(upper[::-1].argmin())
         share = (budget_nanousd - costs[above]) / (costs[below] - costs[above])
         return self.grid[below if place < share else above]
 

@@ -104,7 +104,7 @@ class Reader:
     def read_one(
         self, seen: Evidence, logits: Sequence[float], tokens: float
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """As `look` for one draft, in plain numbers: p_correct and spread of every model."""
+        """As `read` for one draft, in plain numbers: p_correct and spread of every model."""
         numbers = np.concatenate((seen.numbers, logits, (log(tokens),))).astype(np.float32)
         found, deviation, _ = self._model.run_one(Batch(seen.ngrams[None], numbers[None], ()))
         p_correct, spread = zip(

@@ -89,8 +89,8 @@ def _expected(decision: Decision) -> list[str]:
 
 
 def _wasted(decision: Decision) -> str:
-    """How long the draft was that was not accepted; nothing of one that was written another time."""
-    tokens = sum(one.completion_tokens for one in decision.attempts if one.model == decision.drafted_by)
+    """What was written beside the answer; nothing of what was written another time."""
+    tokens = sum(one.completion_tokens for one in decision.attempts if one.model != decision.model)
     return f" ({tokens:,} tokens wasted)" if tokens else ""
 
 

@@ -5,9 +5,9 @@
    excuse, not an answer), not a fallback's (its model is not the one in the key). Other degradations do not
    touch the text.
 3. The key digests everything an answer depends on: tenant, every sampling field, every message, the model
-   that answers, its version, policy and bundle, and λ where a draft is to be read. They are known only after
-   the decision, which is pure and takes a fraction of a millisecond: hence the brain decides first, then the
-   cache is asked, the worker last.
+   that answers, its version, policy and bundle, and where a draft is to be read λ and who may answer. They
+   are known only after the decision, which is pure and takes a fraction of a millisecond: hence the brain
+   decides first, then the cache is asked, the worker last.
 4. A value carries its key's digest and is thrown away when read under another key.
 5. Whatever goes wrong here costs the caller 25 ms at most, never the answer.
 """
@@ -67,12 +67,13 @@ def key(tenant: str, query: types_pb2.Query, decision: Decision, model_version: 
 
 
 def _read_under(decision: Decision) -> bytes:
-    """Whether a draft is accepted hangs on λ and the hold-back as well; who answers without one is in the key
-    already."""
+    """Whether a draft is accepted hangs on λ and the hold-back as well, and any model that may answer can be
+    the one that does; who answers without a draft is in the key already."""
     if decision.prior is None:
         return b""
     held_back = decision.certificate.hold_back if decision.certificate else 0
-    return f"{decision.lam!r} {held_back}".encode()
+    may = sorted(one.model for one in decision.estimates if not one.excluded_because)
+    return f"{decision.lam!r} {held_back} {' '.join(may)}".encode()
 
 
 def repeatable(query: types_pb2.Query) -> bool:

@@ -136,8 +136,9 @@ class Conductor:
             code = status_map.code_of(error)[0].name
             raise
         finally:
+            last = journey.last_model
             self._drop_hedge(journey)
-            self._record(journey, code, final)
+            self._record(journey, code, final, last)
         return answer
 
     async def _answer(self, journey: Journey) -> router_pb2.GenerateResponse:
@@ -348,14 +349,15 @@ class Conductor:
         held = journey.held.get(answer.model)
         if held is None:
             raise TypeError("the cascade answers with a draft that was never written")
-        if answer.model != answer.decision.model:
+        preferred = answer.model == answer.decision.model
+        if not preferred:
             journey.degraded.add(types_pb2.DEGRADATION_WORKER)
             self._metrics.fallbacks.labels(answer.model).inc()
         else:
             others = {name: one for name, one in journey.held.items() if name != answer.model}
             self._waste({name: one.usage.completion_tokens for name, one in others.items()})
         journey.finish_reason, journey.usage = held.finish_reason, held.usage
-        await self._tell_switch(journey, answer.model, escalation=False)
+        await self._tell_switch(journey, answer.model, escalation=preferred)
         await self._release(journey, held)
 
     async def _call(self, journey: Journey, worker: Worker, cascade: Cascade) -> None:
@@ -368,7 +370,7 @@ class Conductor:
             raise DeadlineError("the deadline passed")
         last, code = None, grpc.StatusCode.CANCELLED
         hedge = self._needed_hedge(journey, worker)
-        started = hedge.started if hedge else time.perf_counter()
+        started = time.perf_counter()
         call = hedge or _begin(journey, worker, left)
         try:
             last = await self._read(journey, call, Looks(cascade, journey, worker.name))
@@ -383,7 +385,8 @@ class Conductor:
             raise failures.unreachable(worker) from None
         finally:
             _end(worker, call)
-            self._note(journey, worker, code, last, time.perf_counter() - started)
+            seconds = hedge.seconds if hedge else time.perf_counter() - started
+            self._note(journey, worker, code, last, seconds)
 
     async def _read(
         self, journey: Journey, call: Call | Hedge, watch: Looks
@@ -402,14 +405,19 @@ class Conductor:
             if not isinstance(chunk, worker_pb2.WorkerServiceGenerateResponse):
                 raise CutError
             await self._deliver(journey, chunk.text, (token.logprob for token in chunk.tokens))
-            if journey.holding:
-                journey.logprobs.extend(token.logprob for token in chunk.tokens)
+            journey.logprobs.extend(token.logprob for token in chunk.tokens)
             if chunk.finish_reason:
                 journey.finish_reason = chunk.finish_reason
                 journey.usage = chunk.usage
+                if _ends_well(journey) and watch.ends(len(chunk.text), chunk.usage.completion_tokens):
+                    await self._release(journey, journey.so_far())
                 return chunk
-            if journey.holding and watch.accepts(len(chunk.tokens) or estimate_tokens(chunk.text)):
+            tokens = len(chunk.tokens) or estimate_tokens(chunk.text)
+            if journey.holding and watch.accepts(tokens, len(chunk.text)):
                 await self._release(journey, journey.so_far())
+                if journey.delivered:
+                    # Nothing can be retracted any more: the hedge would only cost.
+                    self._drop_hedge(journey)
 
     async def _release(self, journey: Journey, held: Held) -> None:
         """What was held back is the answer; from here on text is delivered as it comes."""
@@ -449,11 +457,10 @@ class Conductor:
             return
         hedge.cancel()
         self._metrics.hedges.labels(hedge.worker.name, "no").inc()
-        prompt, written = journey.estimated_usage().prompt_tokens, hedge.written
-        usage = types_pb2.Usage(prompt_tokens=prompt, completion_tokens=written, estimated=True)
-        code = grpc.StatusCode.CANCELLED if hedge.usage is None else grpc.StatusCode.OK
-        seconds = time.perf_counter() - hedge.started
-        attempt = self._attempt(journey, hedge.worker, code, hedge.usage or usage, seconds)
+        usage = hedge.usage or types_pb2.Usage(estimated=True)
+        if hedge.usage is None and (hedge.written or hedge.code is grpc.StatusCode.CANCELLED):
+            usage = journey.estimated_usage(hedge.written)
+        attempt = self._attempt(journey, hedge.worker, hedge.code, usage, hedge.seconds)
         self._metrics.wasted_hedge_tokens.labels(hedge.worker.name).inc(attempt.usage.completion_tokens)
         journey.wasted_nanousd += attempt.cost_nanousd
 
@@ -538,8 +545,8 @@ class Conductor:
         wire.overhead.FromNanoseconds(round(journey.overhead * 1e9))
         return wire
 
-    def _record(self, journey: Journey, code: str, final: types_pb2.Decision | None) -> None:
-        decision = final or self._decision(journey, journey.last_model)
+    def _record(self, journey: Journey, code: str, final: types_pb2.Decision | None, last_model: str) -> None:
+        decision = final or self._decision(journey, last_model)
         took = time.perf_counter() - journey.arrival.at
         finish = types_pb2.FinishReason.Name(journey.finish_reason)
         self._metrics.overhead.observe(journey.overhead)
@@ -562,6 +569,11 @@ class Conductor:
             reference=pool.reference if pool else "",
             wasted_nanousd=journey.wasted(model),
         )
+
+
+def _ends_well(journey: Journey) -> bool:
+    """Whether what has ended is a draft, and neither cut nor an excuse."""
+    return journey.holding and journey.finish_reason == types_pb2.FINISH_REASON_STOP
 
 
 def _may_need(hedge: Hedge | None, command: Command) -> bool:

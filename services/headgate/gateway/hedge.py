@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import grpc
 import grpc.aio
 
 from headgate.gateway.workers import Call, Worker
@@ -25,10 +26,18 @@ class Hedge:
         """Tokens so far."""
         self.usage: types_pb2.Usage | None = None
         """What the worker says of the whole answer, once that has ended."""
+        self.code = grpc.StatusCode.CANCELLED
+        """How the call ended by itself; as here, where it has not."""
         self._call = call
+        self._ended: float | None = None
         self._read: asyncio.Queue[Chunk | BaseException | None] = asyncio.Queue()
         self._reading = asyncio.create_task(self._go_on())
         worker.calls.add(call)
+
+    @property
+    def seconds(self) -> float:
+        """What the call took, however long nobody wanted its chunks."""
+        return (self._ended or time.perf_counter()) - self.started
 
     async def read(self) -> Chunk | None:
         """The next chunk, None after the last; raises what the call's own `read` raises."""
@@ -43,16 +52,23 @@ class Hedge:
         self.worker.calls.discard(self._call)
 
     async def _go_on(self) -> None:
-        while True:
-            try:
-                chunk = await self._call.read()
-            except (grpc.aio.AioRpcError, asyncio.CancelledError) as ended:
-                self._read.put_nowait(ended)
-                return
-            if not isinstance(chunk, Chunk):
-                self._read.put_nowait(None)
-                return
-            if chunk.finish_reason:
-                self.usage = chunk.usage
-            self.written += len(chunk.tokens) or estimate_tokens(chunk.text)
-            self._read.put_nowait(chunk)
+        try:
+            while isinstance(chunk := await self._call.read(), Chunk):
+                if chunk.finish_reason:
+                    self._ended, self.usage = time.perf_counter(), chunk.usage
+                    self.code = grpc.StatusCode.OK
+                self.written += len(chunk.tokens) or estimate_tokens(chunk.text)
+                self._read.put_nowait(chunk)
+            self._read.put_nowait(None)
+        except asyncio.CancelledError as ended:
+            self._end_with(ended)
+            raise
+        except Exception as ended:
+            if isinstance(ended, grpc.aio.AioRpcError):
+                self.code = ended.code()
+            self._end_with(ended)
+
+    def _end_with(self, ended: BaseException) -> None:
+        """Whoever reads gets to know it."""
+        self._ended = self._ended or time.perf_counter()
+        self._read.put_nowait(ended)

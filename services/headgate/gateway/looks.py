@@ -37,31 +37,60 @@ class Looks:
         self._cascade, self._journey, self._model = cascade, journey, model
         decision = journey.decision
         self._expected = decision.prior.tokens if decision and decision.prior else math.inf
-        self._written = 0
+        self._written = self._chars = 0
         self._due = self._next(FIRST_LOOK)
-        self._patient_until = time.perf_counter() + journey.patience
+        # With a draft at hand somebody has waited already, and the second is read whole beside it.
+        patience = math.inf if journey.held else journey.patience
+        self._patient_until = time.perf_counter() + patience
 
-    def accepts(self, more: int) -> bool:
-        """So many more tokens were written: whether the draft is the answer already.
+    def accepts(self, tokens: int, chars: int) -> bool:
+        """So many more tokens and characters were written: whether the draft is the answer already.
 
         Raises StoppedError where no more should be written.
         """
-        self._written += more
+        before = self._count(tokens, chars)
         overdue = time.perf_counter() >= self._patient_until
         if self._written < self._due and not overdue:
             return False
         self._due = self._next(max(NEXT_LOOK * self._written, self._written + 1))
-        draft = Draft(
-            self._model,
-            "".join(self._journey.text),
-            finished=False,
-            tokens=self._written,
-            logprobs=tuple(self._journey.logprobs),
-        )
-        found, self._patient_until = self._look(draft, overdue), math.inf if overdue else self._patient_until
+        found = self._look(self._draft(*before), overdue)
+        if overdue:
+            self._patient_until = math.inf
         if found is Look.STOP:
             self._journey.usage = self._journey.estimated_usage(self._written)
-            raise StoppedError(draft)
+        return self._told(found)
+
+    def ends(self, chars: int, used: int) -> bool:
+        """The last characters were written of a draft of `used` tokens, the hold-back being over among them:
+        whether its beginning was the answer. Raises StoppedError where it was not.
+        """
+        hold_back = self._cascade.hold_back
+        if self._written >= hold_back or used < hold_back:
+            return False
+        before = self._count(used - self._written, chars)
+        return self._told(self._look(self._draft(*before), overdue=False))
+
+    def _count(self, tokens: int, chars: int) -> tuple[int, int]:
+        """Adds what was written; returns what there was before."""
+        before = self._written, self._chars
+        self._written, self._chars = self._written + tokens, self._chars + chars
+        return before
+
+    def _draft(self, tokens: int, chars: int) -> Draft:
+        """What there is to look at. Workers write several tokens at once, and what was certified is a look at
+        the end of the hold-back: where that is among the last ones, what came after it is left out.
+        """
+        text, logprobs = "".join(self._journey.text), tuple(self._journey.logprobs)
+        hold_back, written = self._cascade.hold_back, self._written
+        if tokens < hold_back <= written:
+            share = (hold_back - tokens) / (written - tokens)
+            text = text[: chars + math.ceil(share * (self._chars - chars))]
+            written, logprobs = hold_back, logprobs[:hold_back]
+        return Draft(self._model, text, finished=False, tokens=written, logprobs=logprobs)
+
+    def _told(self, found: Look) -> bool:
+        if found is Look.STOP:
+            raise StoppedError(self._draft(self._written, self._chars))
         return found is Look.ACCEPT
 
     def _next(self, wanted: float) -> float:

@@ -74,7 +74,7 @@ class Answered:
     usage: types_pb2.Usage
     reference: str
     wasted_nanousd: int = 0
-    """What a draft cost that was not accepted."""
+    """What drafts cost that were not accepted, and a hedge that was not needed."""
 
 
 @dataclass(frozen=True, slots=True)

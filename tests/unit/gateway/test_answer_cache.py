@@ -13,7 +13,7 @@ from headgate.adapters.memory import MemoryStore
 from headgate.adapters.ports import SideRoomError
 from headgate.gateway import answer_cache
 from headgate.gateway.answer_cache import AnswerCache
-from headgate.router.types import Decision, Prior, Reason
+from headgate.router.types import Decision, ModelEstimate, Prior, Reason
 from headgate.v1 import router_pb2, types_pb2
 
 DECISION = Decision("small", Reason.POLICY, "why", (), bundle_version="b1", policy_version="p1")
@@ -78,6 +78,18 @@ def test_a_draft_read_under_another_lambda_is_another_answer() -> None:
     assert key_of(query, decision=loose) != key_of(query, decision=strict)
     unread = [key_of(query, decision=replace(DECISION, lam=lam)) for lam in (1.0, 0.01)]
     assert len({key_of(query, decision=loose), *unread}) == 2
+
+
+def test_where_a_draft_is_read_the_models_that_may_answer_count() -> None:
+    """After a draft any of them may: one that lacks what is required now must not have answered then."""
+    query, prior = types_pb2.Query(), Prior((0.0,) * 3, (0.1, 0.2, 1.0), 5.0)
+    barred = ("", "without the capability json")
+    drafting = [
+        replace(DECISION, prior=prior, estimates=(ModelEstimate("mid", 1, excluded_because=why),))
+        for why in barred
+    ]
+    assert len({key_of(query, decision=one) for one in drafting}) == 2
+    assert len({key_of(query, decision=replace(one, prior=None)) for one in drafting}) == 1
 
 
 def test_every_field_of_sampling_is_among_the_changes() -> None:

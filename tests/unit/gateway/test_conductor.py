@@ -1,9 +1,9 @@
-"""What the conductor tells of workers' failures; its way as a whole is tried in integration/."""
+"""What the conductor tells callers and workers; its way as a whole is tried in integration/."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -20,12 +20,14 @@ from headgate.gateway.bundle_store import BundleStore
 from headgate.gateway.conductor import Conductor
 from headgate.gateway.drain import Drain
 from headgate.gateway.journey import Arrival, Event, Journey
+from headgate.gateway.looks import Looks
 from headgate.gateway.records import Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.workers import Worker, Workers
+from headgate.router.accept import Look
 from headgate.router.cascade import CallModel, Cascade, Failed
-from headgate.router.types import Decision, Pool, Reason
-from headgate.v1 import types_pb2
+from headgate.router.types import Decision, Draft, Pool, Reason
+from headgate.v1 import types_pb2, worker_pb2
 
 NAMES = ("small", "middle", "large")
 
@@ -118,3 +120,46 @@ def _opened(clock: Callable[[], float]) -> Breaker:
 def _again(model: str) -> CallModel:
     decision = Decision(model, Reason.POLICY, "", ())
     return CallModel(model, decision, attempt=2, fallback=False)
+
+
+class Scripted:
+    """A call that brings these chunks."""
+
+    def __init__(self, chunks: Sequence[worker_pb2.WorkerServiceGenerateResponse]) -> None:
+        self._chunks = list(chunks)
+
+    async def read(self) -> worker_pb2.WorkerServiceGenerateResponse:
+        return self._chunks.pop(0)
+
+
+class Accepting(Cascade):
+    """A cascade that accepts a draft after two tokens."""
+
+    hold_back = 2
+
+    def look(self, draft: Draft, *, overdue: bool = False) -> Look:
+        return Look.ACCEPT
+
+
+async def test_the_end_of_a_draft_whose_beginning_was_accepted_is_read_with_all_its_log_probabilities() -> (
+    None
+):
+    workers = _workers()
+    told = [-0.1, -0.2, -3.0, -4.0]
+    chunks = [
+        worker_pb2.WorkerServiceGenerateResponse(
+            text=f"{number} ", tokens=[worker_pb2.Token(token_id=-1, logprob=logprob)]
+        )
+        for number, logprob in enumerate(told)
+    ]
+    chunks[-1].finish_reason = types_pb2.FINISH_REASON_STOP
+    chunks[-1].usage.completion_tokens = len(told)
+
+    async def deliver(_event: Event) -> None: ...
+
+    drafting = journey(deliver=deliver, model="small", holding=True)
+    looks = Looks(Accepting(None, Pool((), ""), now=0.0), drafting, "small")
+    await _conductor(workers)._read(drafting, Scripted(chunks), looks)  # type: ignore[arg-type]
+    assert not drafting.holding, "its beginning was delivered"
+    assert list(drafting.hold("small").logprobs) == told
+    await workers.close()

@@ -356,3 +356,13 @@ def test_an_older_release_is_not_offered_policies_that_it_does_not_know() -> Non
         for one in (hand_made.contents(), whole, hand_made.shortened(whole, 0))
     ]
     assert formats == [2, 3, 4]
+
+
+def test_a_hold_back_that_was_not_certified_gives_way_to_a_shorter_one_that_was() -> None:
+    made = hand_made.shortened(hand_made.reading(), 24, 8, 0)
+    some = tuple(one for one in made.certificates if one.hold_back in (8, 0))
+    one = bundles.load(bundles.dump(replace(made, certificates=some)))
+    assert [one.holding_back(tokens).policy.hold_back for tokens in (WHOLE, 100, 24, 8, 7)] == [8, 8, 8, 8, 0]
+    none = bundles.load(bundles.dump(replace(made, certificates=())))
+    assert none.holding_back(24).policy.hold_back == 24, "where nothing is certified"
+    assert [view.policy.hold_back for view in one.views] == [WHOLE, 24, 8, 0]

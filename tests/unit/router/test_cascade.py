@@ -380,6 +380,33 @@ def test_a_hedge_leaves_time_for_a_draft(reading: Callable[..., Bundle], pool: P
     assert (hurried.model, hurried.draft) == ("large", False)
 
 
+def test_a_hedge_leaves_no_time_for_two_drafts_one_after_the_other(
+    three: Bundle, pool_of_three: Pool, ask: Ask
+) -> None:
+    slow = replace(
+        pool_of_three, models=tuple(replace(one, pace=Pace(2.0, 10.0)) for one in pool_of_three.models)
+    )
+    calls = [
+        called(Cascade(three, slow, now=NOW).feed(Received(ask(seconds_left=left, hedged=True))))
+        for left in (3.0, 5.0)
+    ]
+    priors = [call.decision.prior for call in calls]
+    assert [list(prior.further) for prior in priors if prior] == [[], ["mid"]]
+
+
+@pytest.mark.parametrize(("loss", "covered"), [("regret", True), ("net", False)])
+def test_an_overdue_draft_that_is_stopped_may_take_a_win_away(
+    reading: Callable[..., Bundle], pool: Pool, ask: Ask, loss: str, covered: bool
+) -> None:
+    bundle = reading(certificates=(hand_made.certificate(loss=loss),))
+    cascade = Cascade(bundle, pool, now=NOW)
+    assert called(cascade.feed(Received(ask()))).draft
+    begun = Draft("small", "2 + 2 = 5", finished=False, tokens=5, logprobs=(-0.1,) * 5)
+    assert cascade.look(begun, overdue=True) is Look.STOP
+    decision = called(cascade.feed(Stopped("small", begun))).decision
+    assert (decision.model, decision.certificate is not None) == ("large", covered)
+
+
 @pytest.fixture
 def asking_two(three: Bundle, pool_of_three: Pool, ask: Ask) -> Cascade:
     """A request whose first draft was doubtful; a second one, of mid, is being written."""

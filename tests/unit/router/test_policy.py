@@ -271,3 +271,15 @@ def test_of_three_models_quality_may_cost_more_than_the_reference_once_settled()
     for lam, said, of_pair in ((SETTLED / 2, 2, 1), (SETTLED, 0, 1)):
         assert looking(0.8, 0.0, 0.0).choose(p, spread, cost, lam).tolist() == [said]
         assert pair.choose(*two, lam).tolist() == [of_pair]
+
+
+def test_a_budget_is_kept_where_cost_rises_again_with_lambda() -> None:
+    grid = (0.0, *(0.1 * step for step in range(1, 10)))
+    spent = np.array((90.0, 80.0, 70.0, 60.0, 50.0, 39.0, 44.0, 38.0, 45.0, 20.0))
+    usage = np.zeros((len(grid), 2, 2))
+    usage[:, 1, 0] = spent * 1e6
+    policy = Policy(("small", "large"), "large", 0.0, 0.5, grid, usage, 0.5, 0.05)
+    places = np.linspace(0.0, 1.0, 1000, endpoint=False)
+    lams = [policy.lam_for_budget(40, (Price(0, 0), Price(1, 0)), place) for place in places]
+    mean = np.mean([spent[grid.index(lam)] for lam in lams])
+    assert 39.5 < mean <= 40.05

@@ -46,9 +46,8 @@ class Statement:
 def certificates(bundle: Bundle, outcomes: Outcomes, statement: Statement) -> tuple[Certificate, ...]:
     """One certificate for each level that these outcomes support, of every policy of the bundle by itself;
     their models in the bundle's order."""
-    expected, shorter = estimates(bundle, outcomes), bundle.contents.shorter
-    views = [bundle, *(bundle.holding_back(policy.hold_back) for policy in shorter)]
-    return tuple(one for view in views for one in _certificates(view, outcomes, expected, statement))
+    expected = estimates(bundle, outcomes)
+    return tuple(one for view in bundle.views for one in _certificates(view, outcomes, expected, statement))
 
 
 def _certificates(

@@ -81,13 +81,14 @@ def readings(bundle: Bundle, outcomes: Outcomes, expected: Estimates) -> Reading
     """At the recorded drafts of a table, by every reader of the bundle; DataError if they are not
     recorded.
 
-    A draft that is longer than the policy's hold-back is read at its end, as far as it is written then.
+    A draft that is as long as the policy's hold-back or longer is read where that ends, as far as it is
+    written then.
     """
     hold_back, found = bundle.policy.hold_back, {}
     for name, reader in bundle.readers.items():
         index, early = bundle.position[name], bundle.early_readers.get(name)
         reading = _read(reader, index, outcomes, expected)
-        longer = np.array([one.tokens > hold_back for one in outcomes.drafts[name]], dtype=bool)
+        longer = np.array([one.tokens >= hold_back for one in outcomes.drafts[name]], dtype=bool)
         if early is not None and longer.any():
             begun = drafts.begun(outcomes, name, np.full(len(outcomes), hold_back))
             reading = Reading.where(longer, _read(early, index, begun, expected), reading)

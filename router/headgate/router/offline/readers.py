@@ -88,9 +88,9 @@ def learn(
         lines, [early, *ends] = beginning.told(folds, calibrator, *at_ends)
         left = _told_more(early.p_correct, whole.p_correct, *gap)
         found.append(beginning.contents(name, lines, logprobs, left))
-        longest = np.array([one.tokens for one in outcomes.drafts[name]])
+        written = np.array([one.tokens for one in outcomes.drafts[name]])
         for tokens, end in zip(lengths, [whole, *ends], strict=True):
-            told[tokens][index] = Reading.where(longest > tokens, end, whole)
+            told[tokens][index] = Reading.where(written >= tokens, end, whole)
             shown = told[tokens][index].p_correct
             resolution[tokens][index] = _told_more(expected.p_correct, shown, *gap)
     windows = [Window(tokens, told[tokens], tuple(resolution[tokens])) for tokens in lengths]

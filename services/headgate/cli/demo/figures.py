@@ -246,13 +246,9 @@ def _by_model(marks: Sequence[Marked], model: str) -> tuple[float, float | None]
 
 
 def _wasted(marks: Sequence[Marked]) -> int:
-    drafts = [
-        (attempt, mark.decision.drafted_by)
-        for mark in marks
-        if mark.decision and mark.decision.escalated
-        for attempt in mark.decision.attempts
-    ]
-    return sum(attempt.completion_tokens for attempt, drafting in drafts if attempt.model == drafting)
+    read = [mark.decision for mark in marks if mark.decision and mark.decision.drafted_by]
+    beside = [(one, decision.model) for decision in read for one in decision.attempts]
+    return sum(attempt.completion_tokens for attempt, answering in beside if attempt.model != answering)
 
 
 def _hits(exercise: Exercise) -> int:

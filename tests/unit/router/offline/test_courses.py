@@ -190,7 +190,7 @@ def _course(bundle: Bundle, pool: Pool, text: str, whole: Draft, begun: Draft) -
         if command.escalation:
             wasted = whole.model
         event: Finished | Stopped = Finished(command.model, whole if command.draft else None)
-        if command.draft and whole.tokens > cascade.hold_back and cascade.look(begun) is Look.STOP:
+        if command.draft and whole.tokens >= cascade.hold_back and cascade.look(begun) is Look.STOP:
             event = Stopped(command.model, begun)
         command = cascade.feed(event)
     return command.model, wasted
