@@ -2,6 +2,7 @@
 
 from headgate.client.aio import AsyncAnswerStream, AsyncClient
 from headgate.client.errors import (
+    AlreadyExists,
     Cancelled,
     CannotServe,
     DeadlineExceeded,
@@ -10,6 +11,7 @@ from headgate.client.errors import (
     InvalidRequest,
     NotCertified,
     NotFound,
+    NotServed,
     Overloaded,
     PermissionDenied,
     ServerFault,
@@ -17,6 +19,7 @@ from headgate.client.errors import (
     Unauthenticated,
     Unavailable,
 )
+from headgate.client.jobs import AsyncJobStream, Job, JobEvent, JobRequest, JobStream, Refused
 from headgate.client.sync import AnswerStream, Client
 from headgate.client.types import (
     Answer,
@@ -34,10 +37,12 @@ from headgate.client.types import (
 )
 
 __all__ = [
+    "AlreadyExists",
     "Answer",
     "AnswerStream",
     "AsyncAnswerStream",
     "AsyncClient",
+    "AsyncJobStream",
     "Attempt",
     "Cancelled",
     "CannotServe",
@@ -50,13 +55,19 @@ __all__ = [
     "FieldViolation",
     "HeadgateError",
     "InvalidRequest",
+    "Job",
+    "JobEvent",
+    "JobRequest",
+    "JobStream",
     "Message",
     "ModelEstimate",
     "ModelSwitched",
     "NotCertified",
     "NotFound",
+    "NotServed",
     "Overloaded",
     "PermissionDenied",
+    "Refused",
     "ServerFault",
     "Speculation",
     "StreamCut",

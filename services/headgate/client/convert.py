@@ -87,7 +87,7 @@ def from_response(response: router_pb2.GenerateResponse) -> Answer:
     """A whole answer."""
     return Answer(
         text="".join(part.text for part in response.message.parts),
-        finish_reason=_word(types_pb2.FinishReason, response.finish_reason),
+        finish_reason=word(types_pb2.FinishReason, response.finish_reason),
         usage=_from_usage(response.usage),
         decision=from_decision(response.decision),
     )
@@ -97,7 +97,7 @@ def from_finished(text: str, finished: router_pb2.Finished) -> Answer:
     """The answer whose `text` arrived in pieces."""
     return Answer(
         text=text,
-        finish_reason=_word(types_pb2.FinishReason, finished.finish_reason),
+        finish_reason=word(types_pb2.FinishReason, finished.finish_reason),
         usage=_from_usage(finished.usage),
         decision=from_decision(finished.decision),
     )
@@ -124,7 +124,7 @@ def from_decision(decision: types_pb2.Decision) -> Decision:
     return Decision(
         request_id=decision.request_id,
         model=decision.model,
-        reason=_word(types_pb2.Reason, decision.reason),
+        reason=word(types_pb2.Reason, decision.reason),
         explanation=decision.explanation,
         estimates=tuple(map(_from_estimate, decision.estimates)),
         lam=getattr(decision, "lambda"),
@@ -133,9 +133,9 @@ def from_decision(decision: types_pb2.Decision) -> Decision:
         bundle_version=decision.bundle_version,
         policy_version=decision.policy_version,
         certificate=_from_certificate(decision.certificate) if decision.HasField("certificate") else None,
-        cache_status=_word(types_pb2.CacheStatus, decision.cache_status),
+        cache_status=word(types_pb2.CacheStatus, decision.cache_status),
         attempts=tuple(map(_from_attempt, decision.attempts)),
-        degraded=tuple(_word(types_pb2.Degradation, part) for part in decision.degraded),
+        degraded=tuple(word(types_pb2.Degradation, part) for part in decision.degraded),
         overhead_s=decision.overhead.ToTimedelta().total_seconds(),
         out_of_distribution=decision.out_of_distribution
         if decision.HasField("out_of_distribution")
@@ -188,19 +188,20 @@ def _from_certificate(certificate: types_pb2.Certificate) -> Certificate:
         confidence=certificate.confidence,
         n=certificate.n,
         data_fingerprint=certificate.data_fingerprint,
-        created=_instant(certificate.created) if certificate.HasField("created") else None,
-        expires=_instant(certificate.expires) if certificate.HasField("expires") else None,
+        created=instant(certificate.created) if certificate.HasField("created") else None,
+        expires=instant(certificate.expires) if certificate.HasField("expires") else None,
         reference_model=certificate.reference_model,
         window=certificate.window,
         slices=tuple(certificate.slices),
     )
 
 
-def _instant(timestamp: Timestamp) -> datetime:
+def instant(timestamp: Timestamp) -> datetime:
+    """In UTC."""
     return timestamp.ToDatetime(tzinfo=UTC)
 
 
-def _word(enum: Any, number: int) -> str:
+def word(enum: Any, number: int) -> str:
     """`REASON_POLICY` → `policy`; empty for "not given"; the number where this release knows no name."""
     if number == 0:
         return ""

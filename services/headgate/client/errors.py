@@ -4,7 +4,8 @@
     ├── InvalidRequest      a field is out of its range: `fields` names them
     ├── Unauthenticated     no key, or one that is unknown, wrong or expired
     ├── PermissionDenied    the tenant may not use that model
-    ├── NotFound            the pinned model is not in the pool
+    ├── NotFound            the pinned model is not in the pool; no job of that name
+    ├── AlreadyExists       the job's name was given to another query
     ├── CannotServe         as it is set up now, the gateway cannot do what was asked
     │   └── NotCertified    no certificate meets the risk target or budget that was asked for
     ├── Overloaded          shed: come back after `retry_after_s`
@@ -13,8 +14,10 @@
     ├── Unavailable         nobody could be reached: come back after `retry_after_s`
     │   └── StreamCut       part of the answer had arrived: `partial` holds it
     └── ServerFault         the gateway failed, or speaks another version
+        └── NotServed       it does not have that method: its jobs are off
 
-The client never retries: the one retry layer of Headgate lives in the gateway.
+The client never asks for an answer twice: the one retry layer of Headgate lives in the gateway. Only what
+a job names goes on after a broken connection: `jobs.submit_many` and `jobs.watch`.
 """
 
 # ruff: noqa: N818 - the words of the tree say what happened; "Error" would only repeat it
@@ -74,7 +77,11 @@ class PermissionDenied(HeadgateError):
 
 
 class NotFound(HeadgateError):
-    """The pinned model is not in the pool."""
+    """The pinned model is not in the pool, or the tenant has no job of that name, or no longer."""
+
+
+class AlreadyExists(HeadgateError):
+    """The job's name was given to another query."""
 
 
 class CannotServe(HeadgateError):
@@ -109,16 +116,22 @@ class ServerFault(HeadgateError):
     """The gateway failed, or speaks another version of the protocol."""
 
 
+class NotServed(ServerFault):
+    """The gateway does not have that method: its jobs are off, or it is older than this client."""
+
+
 _BY_CODE: dict[grpc.StatusCode, type[HeadgateError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: CannotServe,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.UNIMPLEMENTED: NotServed,
 }
 _BY_REASON: dict[str, type[HeadgateError]] = {"NO_CERTIFICATE": NotCertified}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

@@ -17,6 +17,7 @@ import grpc
 from headgate.client import convert
 from headgate.client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Connection
 from headgate.client.errors import from_call
+from headgate.client.jobs.sync import Jobs
 from headgate.client.progress import Progress
 from headgate.client.types import Answer, Conversation, Decision, Delta, Options, OutcomeSource, StreamEvent
 from headgate.v1 import router_pb2, router_pb2_grpc
@@ -46,6 +47,8 @@ class Client:
             else grpc.secure_channel(address, credentials, self._connection.options())
         )
         self._stub = router_pb2_grpc.RouterServiceStub(self._channel)
+        self.jobs = Jobs(self._channel, self._connection)
+        """Queries that are answered later."""
 
     def generate(
         self, conversation: Conversation, *, timeout_s: float | None = None, **options: Unpack[Options]
