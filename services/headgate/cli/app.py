@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from headgate.adapters.settings import ConfigError
-from headgate.cli import ask, config, demo, doctor, keys, operate, outcomes, route, up
+from headgate.cli import ask, config, demo, doctor, jobs, keys, operate, outcomes, route, up
 from headgate.cli.bundles import certify, evaluate, inspect, pretrain, train
 from headgate.cli.state import CommandError, State
 from headgate.client import HeadgateError
@@ -59,6 +59,7 @@ app.command("certify")(certify.certify)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(inspect.app, name="bundle")
 app.add_typer(config.app, name="config")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(outcomes.app, name="outcomes")
 
