@@ -40,7 +40,8 @@ def test_version(run):
 def test_help_teaches_with_examples(run):
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("up", "demo", "ask", "route", "status", "reload", "doctor", "config", "keys", "outcomes"):
+    names = "up demo ask route status reload doctor config keys outcomes jobs"
+    for command in names.split():
         assert command in out
         assert "headgate" in run(command, "--help")[1]
     assert 'headgate ask "' in out
