@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -24,7 +26,7 @@ from headgate.client import (
     StreamCut,
     Unavailable,
 )
-from headgate.client.jobs import patience, progress
+from headgate.client.jobs import patience, progress, sync
 from headgate.client.jobs.patience import Patience
 from headgate.v1 import jobs_pb2
 from tests.faults.proxy import Fault, FaultProxy
@@ -204,6 +206,18 @@ def test_a_watch_that_is_cut_for_ever_gives_up_with_what_it_has(client, gateway,
     assert caught.value.partial == "3 2"
 
 
+def test_a_watch_is_renewed_while_nothing_happens(client, gateway, monkeypatch):
+    monkeypatch.setattr(sync, "WATCH_S", 0.1)
+    monkeypatch.setattr(progress, "_CONNECTED_S", 0.05)
+    client.jobs.submit("wait", request_id="j")
+    timer = threading.Timer(0.5, gateway.run, ("j", "2 1"))
+    timer.start()
+    stream = client.jobs.watch("j", timeout_s=0.2)
+    assert "".join(stream.texts()) == "1 2"
+    timer.join()
+    assert gateway.calls.count("WatchJob") >= 4
+
+
 def test_a_watch_of_no_job_is_not_asked_for_twice(client, gateway):
     with pytest.raises(NotFound):
         list(client.jobs.watch("none"))
@@ -249,6 +263,28 @@ async def test_many_for_asyncio(aclient, gateway, monkeypatch):
     assert gateway.most_unanswered <= progress.WINDOW
     assert told == [f"j{number}" for number in range(1_000)] == list(gateway.jobs)
     assert [job async for job in aclient.jobs.submit_many([])] == []
+
+
+def test_a_slow_source_outlives_its_calls(client, gateway):
+    def source() -> Iterator[JobRequest]:
+        for job in requests(10):
+            time.sleep(0.05)
+            yield job
+
+    told = [job.job_id for job in client.jobs.submit_many(source(), timeout_s=0.2)]
+    assert told == [f"j{number}" for number in range(10)] == list(gateway.jobs)
+
+
+def test_who_leaves_a_submission_leaves_nothing_running(client, gateway):
+    outcomes = client.jobs.submit_many(requests(1_000))
+    assert next(outcomes).job_id == "j0"
+    before = threading.active_count()
+    outcomes.close()
+    assert len(gateway.jobs) <= 1 + progress.WINDOW
+    limit = time.monotonic() + 10
+    while threading.active_count() >= before:
+        assert time.monotonic() < limit, "the call's thread goes on"
+        time.sleep(0.01)
 
 
 def test_a_refused_one_is_named_and_the_rest_goes_on(client):

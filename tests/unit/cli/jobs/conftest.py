@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from headgate.cli import app
 from tests.unit.job_rig import JobGateway, serving
 
 Run = Callable[..., tuple[int, str, str]]
+Started = subprocess.Popen[str]
 
 
 @pytest.fixture
@@ -34,3 +37,20 @@ def jobs(
         return code, out, err
 
     return line
+
+
+@pytest.fixture
+def started(gateway: JobGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Started]:
+    """Starts `headgate jobs` as a process of its own, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(*arguments: str) -> Started:
+        return subprocess.Popen(
+            [sys.executable, "-m", "headgate.cli", "jobs", *arguments, "--address", gateway.address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 from datetime import UTC, datetime, timedelta
@@ -67,15 +66,17 @@ def test_watching_shows_each_run_by_itself(jobs, gateway):
     assert (code, out, err) == (1, "", "headgate: no job none\n")
 
 
-def test_ctrl_c_leaves_a_watch_without_a_word_and_the_job_alone(jobs, gateway):
+def test_ctrl_c_leaves_a_watch_without_a_word_and_the_job_alone(jobs, gateway, started):
     jobs("submit", "wait")
     [(job_id, kept)] = gateway.jobs.items()
     kept.note(answer={"delta": {"text": "half"}})
 
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    code, out, err = jobs("watch", job_id)
-    assert (code, out) == (app.INTERRUPTED, "half\n")
-    assert "Traceback" not in err
+    with started("watch", job_id) as process:
+        assert process.stdout.read(4) == "half"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (app.INTERRUPTED, "\n")
+    assert err == f"job {job_id} · queued · batch\n"
     assert kept.job.state == jobs_pb2.JOB_STATE_QUEUED
 
 

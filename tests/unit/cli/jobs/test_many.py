@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -166,11 +165,14 @@ def test_thousands_of_lines_go_through_over_broken_calls(jobs, gateway):
     assert gateway.most_unanswered <= 128
 
 
-def test_ctrl_c_while_waiting_says_how_to_go_on(jobs):
+def test_ctrl_c_while_waiting_says_how_to_go_on(started):
     write(line("a", "wait"), line("b", "2 1"))
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    code, _, err = jobs(*WAIT)
-    assert code == app.INTERRUPTED
+    with started(*WAIT) as process:
+        while not Path("out.jsonl").exists() or not Path("out.jsonl").read_text():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == app.INTERRUPTED
     assert "the same command goes on from here" in err
     assert list(results()) == ["b"]
 
