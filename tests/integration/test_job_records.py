@@ -182,9 +182,28 @@ async def test_a_queued_job_that_is_cancelled_never_starts_and_a_running_one_los
     assert await jobs.cancel("acme", "runs")
     assert not await jobs.cancel("acme", "runs"), "it has ended"
     assert await jobs.claim("acme", "waits") is None
+    assert not await jobs.held(lease)
     assert not await jobs.renew(lease)
     assert not await jobs.end(lease, State.DONE, answer=b"late")
     assert {await state(jobs, name) for name in ("waits", "runs")} == {State.CANCELLED}
+
+
+async def test_a_run_that_was_none_is_not_counted(client: Redis) -> None:
+    jobs = RedisJobs(client, SHORT)
+    await jobs.submit(submission())
+    for _ in range(2 * SHORT.most_runs):
+        lease = await claimed(jobs)
+        assert lease.runs == 1
+        assert await jobs.held(lease)
+        assert await jobs.put_back(lease, b"shed", 0, counted=False)
+        assert not await jobs.held(lease)
+    assert await state(jobs) is State.QUEUED
+
+
+async def test_a_lease_says_how_much_time_is_left_by_the_servers_clock(client: Redis) -> None:
+    jobs = RedisJobs(client)
+    await jobs.submit(submission(expires=time.time() + 60))
+    assert 50 < (await claimed(jobs)).left_s <= 60
 
 
 async def test_a_job_whose_time_is_over_is_not_run(client: Redis) -> None:

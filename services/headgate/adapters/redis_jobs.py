@@ -91,6 +91,8 @@ class Lease:
     ticket: str
     expires: float
     runs: int
+    left_s: float
+    """Seconds that were left when it was claimed, by the server's clock: a runner's own may be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,15 @@ class RedisJobs:
         )
         if not isinstance(told, list):
             return None
-        fence, query, ticket, expires, runs = told
-        return Lease(tenant, name, int(fence), query, _text(ticket), int(expires) / 1000, int(runs))
+        fence, query, ticket, expires, runs, left = told
+        return Lease(
+            tenant, name, int(fence), query, _text(ticket), int(expires) / 1000, int(runs), int(left) / 1000
+        )
+
+    async def held(self, lease: Lease) -> bool:
+        """Whether the lease still is what it was; False where the job was cancelled, or another run has it."""
+        found = await self._ask(self._client.hmget(_job(lease.tenant, lease.name), "state", "fence"))
+        return found == [State.RUNNING.value.encode(), str(lease.fence).encode()]
 
     async def renew(self, lease: Lease) -> bool:
         """Keeps the lease; False where it is lost: the job was cancelled, or another run has it."""
@@ -190,10 +199,13 @@ class RedisJobs:
                                lease.fence, state.value, answer, error, _ms(self.terms.keep_s))  # fmt: skip
         return bool(told)
 
-    async def put_back(self, lease: Lease, error: bytes, pause_s: float) -> bool:
-        """The run failed, and another may do better after a pause; False where the lease is lost."""
+    async def put_back(self, lease: Lease, error: bytes, pause_s: float, *, counted: bool = True) -> bool:
+        """The run failed, and another may do better after a pause; False where the lease is lost.
+
+        One that is not `counted` was none: it does not bring the job nearer to being given up.
+        """
         told = await self._run("put_back", self._keys(lease.tenant, lease.name), lease.tenant, lease.name,
-                               lease.fence, error, _ms(pause_s))  # fmt: skip
+                               lease.fence, error, _ms(pause_s), int(counted))  # fmt: skip
         return bool(told)
 
     async def due(self, most: int = 100) -> list[tuple[str, str, str]]:

@@ -20,4 +20,4 @@ redis.call('HSET', job, 'state', 'running')
 keep_lease(member, lease)
 tell('running')
 local found = redis.call('HMGET', job, 'query', 'ticket', 'expires')
-return {fence, found[1], found[2], found[3], runs}
+return {fence, found[1], found[2], found[3], runs, tonumber(found[3]) - now}
