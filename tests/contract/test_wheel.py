@@ -73,6 +73,7 @@ def test_nothing_else_travels_along(wheel: Path, names: list[PurePosixPath]) -> 
         ".svg",
         ".png",
         ".npz",
+        ".lua",
     }
 
 

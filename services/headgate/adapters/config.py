@@ -242,28 +242,6 @@ class RedisConfig(Strict):
     """Records kept in the ledger stream, approximately: those of a day, at one request a second."""
 
 
-class JobsConfig(Strict):
-    """Queries that are answered later: `JobService`, and the job runners behind it."""
-
-    enabled: bool = False
-    """Off by default: a job's query and answer are kept in Redis, and that is for the operator to choose."""
-    broker: RedisUrl | None = None
-    """Where jobs wait for a runner. Empty: where their records are, `redis.url`. In production it is a server
-    that evicts nothing; what it loses is queued again from the records."""
-    runners: int = Field(default=1, ge=1, le=64)
-    """Job runners that `headgate up` starts; elsewhere each is deployed by itself."""
-    concurrency: int = Field(default=4, ge=1, le=256)
-    """Jobs that one runner works on at the same time, each in a process of its own: as many as a model has
-    slots by default."""
-    runner_key: SecretReference | None = None
-    """The key `id.secret` that runners call the gateway with. Empty: it asks for none."""
-    lease_s: float = Field(default=30, ge=0.5, le=600)
-    """How long a run may be silent before another runner takes the job. It is renewed at a third of it: less
-    would take jobs from runners that are only slow, more lets a job wait for one that is gone."""
-    grace_s: float = Field(default=5, ge=0.1, le=600)
-    """How long a job waits for a runner before it is put into its queue again, in case the queue lost it."""
-
-
 class ScorerConfig(Strict):
     """What says how good sampled answers are; `headgate outcomes score` asks it, the gateway never does."""
 
@@ -320,16 +298,28 @@ class ShadowConfig(Strict):
 
 
 class JobsConfig(Strict):
-    """Queued work: queries that are answered later. Records live in `redis`, which must keep what it is
-    given."""
+    """Queries that are answered later: `JobService`, and the job runners behind it."""
 
     enabled: bool = False
-    """Off by default: whoever accepts jobs promises to keep them, and that takes a Redis with an AOF."""
+    """Off by default: a job's query and answer are kept in Redis, and that is for the operator to choose."""
+    broker: RedisUrl | None = None
+    """Where jobs wait for a runner. Empty: where their records are, `redis.url`. In production it is a server
+    that evicts nothing; what it loses is queued again from the records."""
+    runners: int = Field(default=1, ge=1, le=64)
+    """Job runners that `headgate up` starts; elsewhere each is deployed by itself."""
+    concurrency: int = Field(default=4, ge=1, le=256)
+    """Jobs that one runner works on at the same time, each in a process of its own: as many as a model has
+    slots by default."""
     key: KeyConfig | None = None
-    """The service key that job runners present, to act for the tenants of the jobs they run. Required when
-    there are tenants."""
-    lease_s: float = Field(default=30, ge=0.2, le=600)
-    """How long a run may be silent before another one may take its job."""
+    """Of the runners: with it they act for the tenants of the jobs they run, and for nobody else. Required
+    when there are tenants."""
+    runner_key: SecretReference | None = None
+    """The key `id.secret` that runners call the gateway with. Empty: it asks for none."""
+    lease_s: float = Field(default=30, ge=0.5, le=600)
+    """How long a run may be silent before another runner takes the job. It is renewed at a third of it: less
+    would take jobs from runners that are only slow, more lets a job wait for one that is gone."""
+    grace_s: float = Field(default=5, ge=0.1, le=600)
+    """How long a job waits for a runner before it is put into its queue again, in case the queue lost it."""
     most_runs: int = Field(default=3, ge=1, le=20)
     """A job that was begun so often is given up: what kills its runner must not kill all of them."""
     keep_days: float = Field(default=7, gt=0, le=365)
@@ -350,7 +340,6 @@ class Config(Strict):
     redis: RedisConfig = RedisConfig()
     jobs: JobsConfig = JobsConfig()
     shadow: ShadowConfig = ShadowConfig()
-    jobs: JobsConfig = JobsConfig()
     tenants: dict[Name, TenantConfig] = Field(default_factory=dict)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

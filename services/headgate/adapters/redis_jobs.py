@@ -177,9 +177,9 @@ class RedisJobs:
         )
 
     async def held(self, lease: Lease) -> bool:
-        """Whether the lease still is what it was; False where the job was cancelled, or another run has it."""
+        """Whether the lease is what it was; False where the job was cancelled, or another run has it."""
         found = await self._ask(self._client.hmget(_job(lease.tenant, lease.name), "state", "fence"))
-        return found == [State.RUNNING.value.encode(), str(lease.fence).encode()]
+        return bool(found == [State.RUNNING.value.encode(), str(lease.fence).encode()])
 
     async def renew(self, lease: Lease) -> bool:
         """Keeps the lease; False where it is lost: the job was cancelled, or another run has it."""

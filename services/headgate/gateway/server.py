@@ -246,7 +246,9 @@ class Gateway:
             return None
         if url is None:
             raise ConfigError("jobs.enabled: records of jobs need a Redis; set redis.url")
-        terms = Terms(settings.lease_s, settings.most_runs, keep_s=settings.keep_days * 86_400)
+        terms = Terms(
+            settings.lease_s, settings.most_runs, settings.grace_s, keep_s=settings.keep_days * 86_400
+        )
         return RedisJobs(connect(url, JOB_REPLY_S, JOB_REPLY_S), terms)
 
     def _public_server(self) -> grpc.aio.Server:
@@ -322,7 +324,7 @@ def needs_restart(old: Config, new: Config) -> str:
             return f"gateway.{name}"
     if old.policy.reference != new.policy.reference:
         return "policy.reference"
-    for name in ("pool", "redis", "log_level"):
+    for name in ("pool", "redis", "jobs", "log_level"):
         if getattr(old, name) != getattr(new, name):
             return name
     return ""

@@ -70,5 +70,5 @@ async def test_who_samples_without_a_redis_is_told_that_nothing_is_sampled(
 def test_no_setting_is_forgotten() -> None:
     """A new section of the config fails here until somebody has decided whether a reload takes it."""
     assert set(Config.model_fields) == {
-        "version", "pool", "gateway", "policy", "cache", "redis", "shadow", "tenants", "log_level",
+        "version", "pool", "gateway", "policy", "cache", "redis", "jobs", "shadow", "tenants", "log_level",
     }  # fmt: skip
