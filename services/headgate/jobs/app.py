@@ -1,0 +1,117 @@
+"""The Celery app of a runner: one task, which knows a job by its name and nothing else of it.
+
+A runner is a parent that takes tasks and children that work on them. Nothing connects before the fork: each
+child has an event loop, a channel and a client of its own, which live as long as it does. A pipe goes from
+the parent to all of them: when its end is closed, be it that the parent died, they put back what they have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import celery
+import grpc
+import structlog
+from celery import signals
+
+from headgate.adapters import channels, job_queue, logs
+from headgate.adapters.ports import SideRoomError
+from headgate.adapters.redis_client import connect
+from headgate.adapters.redis_jobs import RedisJobs, Terms
+from headgate.jobs.runner import JobRunner
+
+REPLY_S = 2.0
+"""A record that is written late is better than a run for nothing."""
+_ROUTER = "headgate.v1.RouterService"
+_LOG = structlog.get_logger("headgate.jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a runner needs, resolved."""
+
+    gateway: str
+    """HOST:PORT."""
+    redis_url: str = field(repr=False)
+    broker_url: str = field(repr=False)
+    key: str = field(repr=False)
+    terms: Terms
+    authority: bytes = b""
+    """PEM of who signed the gateway's certificate; empty speaks plain text."""
+    log_level: str = "info"
+
+
+class Child:
+    """One of a runner's processes, from its fork to its end."""
+
+    def __init__(self, settings: Settings, home: int) -> None:
+        self._loop = asyncio.Runner()
+        self._loop.run(self._begin(settings, home))
+
+    def run(self, tenant: str, name: str) -> None:
+        """Runs one job. A record that cannot be read is no failure of the task: it is queued again."""
+        try:
+            self._loop.run(self._runner.run(tenant, name, self._leave))
+        except SideRoomError as error:
+            _LOG.warning("job left to the reconciler", tenant=tenant, job=name, why=str(error))
+
+    async def _begin(self, settings: Settings, home: int) -> None:
+        jobs = RedisJobs(connect(settings.redis_url, REPLY_S, REPLY_S), settings.terms)
+        channel = channels.channel(settings.gateway, health_service=_ROUTER, credentials=_tls(settings))
+        self._runner = JobRunner(jobs, channel, settings.key)
+        self._leave = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def sent_home() -> None:
+            loop.remove_reader(home)
+            self._leave.set()
+
+        loop.add_reader(home, sent_home)
+
+
+class Whistle:
+    """Sends a runner's children home, when nobody holds it any more."""
+
+    def __init__(self) -> None:
+        self.heard_at, self._held_at = os.pipe()
+        self._held = True
+
+    def let_go(self) -> None:
+        """The parent does it to send them home, and each child at once, for its own copy."""
+        if self._held:
+            self._held = False
+            os.close(self._held_at)
+
+
+def build(settings: Settings, whistle: Whistle) -> celery.Celery:
+    """The app; its children connect to what the settings say, and go home with the whistle."""
+    app = job_queue.make_app(settings.broker_url)
+    here: dict[str, Child] = {}
+
+    @app.task(name=job_queue.TASK)  # type: ignore[untyped-decorator]
+    def run(tenant: str, name: str) -> None:
+        here["child"].run(tenant, name)
+
+    def begin(**_: Any) -> None:
+        # The parent's handler writes with a thread that the fork did not take along.
+        logging.getLogger().handlers.clear()
+        logs.setup(settings.log_level)
+        whistle.let_go()
+        here["child"] = Child(settings, whistle.heard_at)
+
+    signals.worker_process_init.connect(begin, weak=False)
+    # Whoever answers this signal keeps Celery from setting up logs of its own.
+    signals.setup_logging.connect(_leave_logs_alone, weak=False)
+    return app
+
+
+def _leave_logs_alone(**_: Any) -> None:
+    """They are set up: see `adapters.logs`."""
+
+
+def _tls(settings: Settings) -> grpc.ChannelCredentials | None:
+    return grpc.ssl_channel_credentials(settings.authority) if settings.authority else None

@@ -1,0 +1,102 @@
+"""The parent of a runner's processes: it takes tasks, watches that it does, and ends without losing any."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from celery import signals
+from celery.worker import state
+
+from headgate.adapters import job_queue, serving
+from headgate.jobs import app
+from headgate.jobs.hearing import LOOK_S, Hearing
+
+STUCK_S: Final = 10.0
+"""What a runner that is to end may take beyond its children's time."""
+_LOG = structlog.get_logger("headgate.jobs")
+
+
+class Parent:
+    """One job runner, from its start to its end."""
+
+    def __init__(
+        self,
+        settings: app.Settings,
+        classes: Sequence[str],
+        places: int,
+        drain_s: float,
+        ready_file: Path | None,
+    ) -> None:
+        self._whistle = app.Whistle()
+        self._app = app.build(settings, self._whistle)
+        self._classes = classes
+        self._places = places
+        self._drain_s = drain_s
+        self._ready_file = ready_file
+        self._hearing = Hearing(places)
+        self._deaf = False
+
+    def run(self) -> int:
+        """Until SIGTERM: 0 then, 1 when it ended by itself."""
+        _quieten()
+        worker = self._app.Worker(
+            hostname=f"headgate-{os.getpid()}@runner", pool="prefork", concurrency=self._places, quiet=True,
+            queues=[job_queue.queue_of(one) for one in self._classes],
+            without_gossip=True, without_mingle=True, without_heartbeat=True,
+        )  # fmt: skip
+        signals.worker_ready.connect(self._ready)
+        signals.worker_shutting_down.connect(self._leaves)
+        signals.task_received.connect(self._took)
+        worker.start()
+        _LOG.info("stopped")
+        return 1 if self._deaf else int(worker.exitcode or 0)
+
+    def _ready(self, **_: Any) -> None:
+        threading.Thread(target=self._listen, name="hearing", daemon=True).start()
+        _LOG.info("taking jobs", classes=",".join(self._classes), concurrency=self._places)
+        if self._ready_file is not None:
+            serving.announce(self._ready_file, {"program": "runner", "classes": ",".join(self._classes)})
+
+    def _took(self, **_: Any) -> None:
+        self._hearing.took()
+
+    def _leaves(self, how: str = "Warm", **_: Any) -> None:
+        # In a signal handler, where nothing may wait: Celery takes no more tasks now and waits for its
+        # children, and those go home by the whistle.
+        _after(self._drain_s if how == "Warm" else 0.0, self._whistle.let_go)
+
+    def _listen(self) -> None:
+        while not self._hearing.deaf(self._waiting(), len(state.reserved_requests)):
+            threading.Event().wait(LOOK_S)
+        _LOG.error("tasks wait and none comes: this runner hears nothing, and ends")
+        self._deaf = True
+        _after(self._drain_s + STUCK_S, lambda: os._exit(1))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _waiting(self) -> int | None:
+        """Tasks that it could take; None where the broker cannot be asked."""
+        try:
+            return sum(job_queue.waiting(self._app, one) for one in self._classes)
+        except Exception:
+            return None
+
+
+def _quieten() -> None:
+    """What Celery tells below a warning is about itself, and it warns root of pickles, which are not taken."""
+    for name in ("celery", "kombu", "amqp"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="celery.platforms")
+
+
+def _after(seconds: float, work: Any) -> None:
+    timer = threading.Timer(seconds, work)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,87 @@
+"""Queues again what makes no progress: jobs whose task got lost, and those whose runner did not come back.
+
+It reads the records, which are the truth, and may run any number of times: each finds what the others have not
+taken on just now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+import structlog
+
+from headgate.adapters.ports import SideRoomError
+
+EVERY_S: Final = 0.5
+"""A look costs one command, and a job that lost its runner waits no longer for it."""
+AT_ONCE: Final = 100
+"""Jobs of one look. Where there were as many, the next look follows at once."""
+MOST_WAITING: Final = 1_000
+"""Tasks in a queue, above which nothing is added: its jobs wait for runners and not for a task, and every
+grace would add another task for each of them."""
+
+_LOG = structlog.get_logger("headgate.jobs")
+
+
+class Records(Protocol):
+    """What it asks of `RedisJobs`."""
+
+    async def due(self, most: int = AT_ONCE) -> list[tuple[str, str, str]]:
+        """Tenant, name and class of jobs that are to be queued again."""
+
+
+class Queue(Protocol):
+    """What it asks of `JobQueue`."""
+
+    async def put(self, tenant: str, name: str, job_class: str) -> None:
+        """Tells runners of a job."""
+
+    async def waiting(self, job_class: str) -> int:
+        """Tasks that no runner has taken."""
+
+
+class Reconciler:
+    """Looks again and again, until it is stopped; a Redis or a broker that is away is waited for."""
+
+    def __init__(self, records: Records, queue: Queue) -> None:
+        self._records = records
+        self._queue = queue
+        self._well = True
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set."""
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                if await self._looked() < AT_ONCE:
+                    await asyncio.wait({stopped}, timeout=EVERY_S)
+        finally:
+            stopped.cancel()
+
+    async def _looked(self) -> int:
+        """How many jobs were due."""
+        try:
+            found = await self.look()
+        except SideRoomError as error:
+            if self._well:
+                _LOG.warning("no jobs are queued again for now", why=str(error))
+            self._well = False
+            return 0
+        if not self._well:
+            _LOG.info("jobs are queued again")
+        self._well = True
+        return found
+
+    async def look(self) -> int:
+        """Queues what is due; how many jobs that were. Raises SideRoomError: then they are due again soon."""
+        due = await self._records.due(AT_ONCE)
+        full = {one for one in {job_class for _, _, job_class in due} if await self._full(one)}
+        for tenant, name, job_class in due:
+            if job_class not in full:
+                _LOG.info("job queued again", tenant=tenant, job=name)
+                await self._queue.put(tenant, name, job_class)
+        return len(due)
+
+    async def _full(self, job_class: str) -> bool:
+        return await self._queue.waiting(job_class) >= MOST_WAITING

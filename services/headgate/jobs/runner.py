@@ -1,0 +1,199 @@
+"""One run of a job: from the right to run it to what became of it, in one function.
+
+    claim ▶ StreamGenerate, as any client ▶ events into the job's stream ▶ done | failed | put back
+            beside it: the lease is renewed, and looked after: a cancelled job ends its call at once
+
+A run that fails in passing is put back; how often is for the record to count, which knows runs whose runners
+did not live to tell. A run that the gateway never took up (no room, no gateway, a key that is wrong) was none:
+such a job waits for better times, until its own time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import google.rpc.status_pb2 as status_pb2  # type: ignore[import-untyped]
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
+
+from headgate.adapters import status_map
+from headgate.adapters.job_queue import LONGEST_RUN_S
+from headgate.adapters.ports import SideRoomError
+from headgate.adapters.redis_jobs import Lease, RedisJobs, State
+from headgate.jobs.heard import Heard
+from headgate.jobs.relay import LostError, Relay
+from headgate.v1 import router_pb2, router_pb2_grpc, types_pb2
+
+LOOK_S: Final = 0.1
+"""How often a run looks whether it still has its job: a cancel reaches the worker within a quarter second."""
+RENEWALS: Final = 3
+"""In the time of a lease: two may be lost."""
+FIRST_PAUSE_S: Final = 5.0
+GROWTH: Final = 4.0
+LONGEST_PAUSE_S: Final = 60.0
+"""Between runs of a job, each pause so many times the one before: three runs outlast a worker's restart. What
+the gateway says (RetryInfo) wins where it is longer."""
+WRITE_AGAIN_S: Final = 0.2
+"""An answer that cannot be written is held out again and again, as long as the lease lasts."""
+
+_LOG = structlog.get_logger("headgate.jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of a run."""
+
+    state: State
+    """QUEUED is put back."""
+    answer: bytes = b""
+    error: bytes = b""
+    pause_s: float = 0.0
+    counted: bool = True
+
+
+SENT_HOME: Final = Ending(State.QUEUED, counted=False)
+"""Its runner is to stop: a deploy is no failure of the job's."""
+
+
+class JobRunner:
+    """Runs jobs; belongs to the event loop that it was made in."""
+
+    def __init__(
+        self,
+        jobs: RedisJobs,
+        channel: grpc.aio.Channel,
+        key: str = "",
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._jobs = jobs
+        self._stub = router_pb2_grpc.RouterServiceStub(channel)
+        self._metadata = (("authorization", f"Bearer {key}"),) if key else ()
+        self._draw = draw
+
+    async def run(self, tenant: str, name: str, leave: asyncio.Event) -> None:
+        """Runs the job if it is to be had; once `leave` is set it is put back. Raises SideRoomError."""
+        if leave.is_set():
+            return
+        lease = await self._jobs.claim(tenant, name)
+        if lease is None:
+            return
+        ending = await self._ending(lease, leave)
+        written = ending is not None and await self._write(lease, ending)
+        became = ending.state.value if ending is not None and written else "lost"
+        _LOG.info("run ended", tenant=tenant, job=name, run=lease.runs, became=became)
+
+    async def _ending(self, lease: Lease, leave: asyncio.Event) -> Ending | None:
+        """How the run ends, the first of: its answer, its lease, its runner. None where the lease is lost."""
+        answer = asyncio.create_task(self._answered(lease))
+        lost = asyncio.create_task(self._until_lost(lease))
+        left = asyncio.create_task(leave.wait())
+        try:
+            await asyncio.wait({answer, lost, left}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            return lost.result() if lost.done() else SENT_HOME
+        finally:
+            for task in (answer, lost, left):
+                task.cancel()
+            await asyncio.wait({answer, lost, left})
+
+    async def _answered(self, lease: Lease) -> Ending | None:
+        relay = Relay(self._jobs, lease)
+        try:
+            return await self._stream(lease, relay)
+        except DecodeError:
+            return _failed(status_map.to_status(status_map.InvalidRequestError("the query cannot be read")))
+        except LostError:
+            return None
+        except SideRoomError:
+            # Whether those events are in the stream nobody knows: a new run tells all of them.
+            return self._again(_UNWRITTEN, lease, counted=True)
+        finally:
+            await relay.close()
+
+    async def _stream(self, lease: Lease, relay: Relay) -> Ending:
+        heard, begun = Heard(), time.monotonic()
+        request = router_pb2.StreamGenerateRequest(query=types_pb2.Query.FromString(lease.query))
+        # Waiting for a gateway that restarts is no failure of the job's.
+        call = self._stub.StreamGenerate(
+            request, timeout=_timeout(lease), metadata=self._credentials(lease), wait_for_ready=True
+        )
+        error = None
+        try:
+            async for event in call:
+                if heard.add(event):
+                    relay.add(event.SerializeToString())
+        except grpc.aio.AioRpcError as failed:
+            error = failed
+        finally:
+            call.cancel()
+        await relay.flush()
+        answer = heard.answer()
+        if answer is not None:
+            return Ending(State.DONE, answer=answer.SerializeToString())
+        why, passing = heard.failure(error)
+        if not passing or time.monotonic() >= begun + lease.left_s:
+            return _failed(why)
+        return self._again(why, lease, counted=heard.begun)
+
+    def _credentials(self, lease: Lease) -> tuple[tuple[str, str], ...]:
+        return self._metadata + ((("headgate-ticket", lease.ticket),) if lease.ticket else ())
+
+    def _again(self, why: status_pb2.Status, lease: Lease, *, counted: bool) -> Ending:
+        told = status_map.retry_after_s(why) or 0.0
+        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * GROWTH ** (lease.runs - 1))
+        pause_s *= 0.5 + self._draw() / 2
+        return Ending(
+            State.QUEUED, error=why.SerializeToString(), pause_s=max(told, pause_s), counted=counted
+        )
+
+    async def _until_lost(self, lease: Lease) -> None:
+        """Keeps the lease, and ends when it is lost, or when nobody could keep it for its whole time."""
+        lease_s = self._jobs.terms.lease_s
+        renewed = time.monotonic()
+        while (now := time.monotonic()) < renewed + lease_s:
+            renew = now >= renewed + lease_s / RENEWALS
+            try:
+                if not await (self._jobs.renew(lease) if renew else self._jobs.held(lease)):
+                    return
+            except SideRoomError:
+                renew = False
+            renewed = now if renew else renewed
+            await asyncio.sleep(LOOK_S)
+
+    async def _write(self, lease: Lease, ending: Ending) -> bool:
+        """Whether it was written; not where the lease is lost. Raises SideRoomError."""
+        until = time.monotonic() + self._jobs.terms.lease_s
+        while True:
+            try:
+                return await self._written(lease, ending)
+            except SideRoomError:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(WRITE_AGAIN_S)
+
+    def _written(self, lease: Lease, ending: Ending) -> Awaitable[bool]:
+        if ending.state is State.QUEUED:
+            return self._jobs.put_back(lease, ending.error, ending.pause_s, counted=ending.counted)
+        return self._jobs.end(lease, ending.state, answer=ending.answer, error=ending.error)
+
+
+_UNWRITTEN: Final = status_map.status(
+    grpc.StatusCode.UNAVAILABLE, "RECORDS_UNAVAILABLE", "the job's events could not be written"
+)
+
+
+def _timeout(lease: Lease) -> float:
+    """Seconds: a call of no time at all is refused where it is made, and not as one that came too late."""
+    return max(0.001, min(lease.left_s, LONGEST_RUN_S))
+
+
+def _failed(why: Any) -> Ending:
+    return Ending(State.FAILED, error=why.SerializeToString())
