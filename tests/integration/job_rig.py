@@ -80,9 +80,11 @@ class Jobs:
         self.records = RedisJobs(self.client, TERMS)
         self.queue = JobQueue(stack.valkey.url)
 
-    async def submit(self, name: str, text: str | dict[str, object], *, queue: bool = True) -> None:
+    async def submit(
+        self, name: str, text: str | dict[str, object], *, model: str = "small", queue: bool = True
+    ) -> None:
         """Writes the record, and tells the runners unless `queue` is false."""
-        asked: types_pb2.Query = query(text, request_id=name, model="small")
+        asked: types_pb2.Query = query(text, request_id=name, model=model)
         one = Submission(
             "acme", name, asked.SerializeToString(), name.encode(), "batch", "", time.time() + 120, ""
         )

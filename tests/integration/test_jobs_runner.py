@@ -73,18 +73,14 @@ async def test_many_jobs_are_each_run_once(jobs: Jobs, runner: Process) -> None:
         assert jobs.stack.events(name).count("begun") == 1, "its tasks were two"
 
 
-async def test_a_query_that_cannot_be_answered_fails_once_with_its_reason(
-    jobs: Jobs, runner: Process
-) -> None:
-    await jobs.submit("hopeless", {"say": [], "fail": "INVALID_ARGUMENT"})
+async def test_a_query_that_cannot_be_answered_fails_once(jobs: Jobs, runner: Process) -> None:
+    await jobs.submit("hopeless", "to nobody", model="nobody")
     record = await jobs.ended("hopeless")
     assert (record.state, record.runs) == (State.FAILED, 1)
     assert record.error
 
 
-async def test_a_cancelled_job_ends_at_its_worker_within_a_quarter_second(
-    jobs: Jobs, runner: Process
-) -> None:
+async def test_a_cancelled_job_ends_at_its_worker_at_once(jobs: Jobs, runner: Process) -> None:
     for number in range(5):
         name = f"cancelled-{number}"
         await jobs.submit(name, ENDLESS)
@@ -125,7 +121,7 @@ def _put_rubbish(url: str) -> None:
     for arguments in (
         (),
         ("acme",),
-        ("acme", "j-1", "of a later version"),
+        ("acme", "j-1", "of a later one"),
         (1, {"a": 2}),
         ("acme", "unknown"),
     ):
@@ -201,10 +197,9 @@ async def test_no_log_of_a_runner_holds_a_query_or_a_key(jobs: Jobs, runner: Pro
     for one in jobs.stack.started:
         text = one.log.read_text()
         assert "canary" not in text
-        assert "Traceback" not in text, text
+        assert "Traceback (most" not in text, text
 
 
 def test_logs_are_lines_of_json(runner: Process) -> None:
-    lines = runner.log.read_text().splitlines()
-    assert lines
-    assert all(json.loads(line)["event"] for line in lines)
+    lines = [json.loads(line) for line in runner.log.read_text().splitlines()]
+    assert "taking jobs" in [line["event"] for line in lines]

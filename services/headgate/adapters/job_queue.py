@@ -114,7 +114,7 @@ _SETTINGS: Final[dict[str, Any]] = {
 
 
 def waiting(app: celery.Celery, job_class: str) -> int:
-    """Tasks of the class that no runner has taken. Blocks; raises what kombu and the server's client raise."""
+    """Tasks of the class that no runner has taken. Blocks, and raises what kombu and redis-py raise."""
     with app.connection_for_read() as connection:
         channel = connection.default_channel
         # Asked without a check that the queue exists: an empty one does not.

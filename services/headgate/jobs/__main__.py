@@ -1,4 +1,4 @@
-"""`python -m headgate.jobs runner|reconciler`: works on jobs, or queues again what got lost, until SIGTERM."""
+"""`python -m headgate.jobs runner|reconciler`: runs jobs, or queues again what got lost, until SIGTERM."""
 
 import os
 import sys

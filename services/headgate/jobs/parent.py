@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
+from billiard.util import get_logger
 from celery import signals
 from celery.worker import state
 
@@ -20,7 +21,7 @@ from headgate.jobs import app
 from headgate.jobs.hearing import LOOK_S, Hearing
 
 STUCK_S: Final = 10.0
-"""What a runner that is to end may take beyond its children's time."""
+"""What a runner that is to end may take beyond its children's time. What is not written then is run again."""
 _LOG = structlog.get_logger("headgate.jobs")
 
 
@@ -71,13 +72,16 @@ class Parent:
     def _leaves(self, how: str = "Warm", **_: Any) -> None:
         # In a signal handler, where nothing may wait: Celery takes no more tasks now and waits for its
         # children, and those go home by the whistle.
-        _after(self._drain_s if how == "Warm" else 0.0, self._whistle.let_go)
+        drain_s = self._drain_s if how == "Warm" else 0.0
+        _after(drain_s, self._whistle.let_go)
+        _after(drain_s + STUCK_S, lambda: os._exit(1))
 
     def _listen(self) -> None:
         while not self._hearing.deaf(self._waiting(), len(state.reserved_requests)):
             threading.Event().wait(LOOK_S)
         _LOG.error("tasks wait and none comes: this runner hears nothing, and ends")
         self._deaf = True
+        # A loop that hangs hears no signal either.
         _after(self._drain_s + STUCK_S, lambda: os._exit(1))
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -90,9 +94,11 @@ class Parent:
 
 
 def _quieten() -> None:
-    """What Celery tells below a warning is about itself, and it warns root of pickles, which are not taken."""
+    """Below a warning Celery tells of itself, and it warns root of pickles, which are not taken."""
     for name in ("celery", "kombu", "amqp"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Of processes that died: else it would write past the logs.
+    get_logger().propagate = True
     warnings.filterwarnings("ignore", module="celery.platforms")
 
 

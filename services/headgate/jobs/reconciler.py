@@ -1,7 +1,7 @@
 """Queues again what makes no progress: jobs whose task got lost, and those whose runner did not come back.
 
-It reads the records, which are the truth, and may run any number of times: each finds what the others have not
-taken on just now.
+It reads the records, which are the truth, and any number of it may run: each finds what the others have not
+found just now.
 """
 
 from __future__ import annotations
@@ -77,10 +77,11 @@ class Reconciler:
         """Queues what is due; how many jobs that were. Raises SideRoomError: then they are due again soon."""
         due = await self._records.due(AT_ONCE)
         full = {one for one in {job_class for _, _, job_class in due} if await self._full(one)}
-        for tenant, name, job_class in due:
-            if job_class not in full:
-                _LOG.info("job queued again", tenant=tenant, job=name)
-                await self._queue.put(tenant, name, job_class)
+        wanted = [one for one in due if one[2] not in full]
+        for tenant, name, job_class in wanted:
+            await self._queue.put(tenant, name, job_class)
+        if wanted:
+            _LOG.info("jobs queued again", count=len(wanted))
         return len(due)
 
     async def _full(self, job_class: str) -> bool:

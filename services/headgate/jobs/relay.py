@@ -30,15 +30,16 @@ class Relay:
     async def flush(self) -> None:
         """Waits until all is written. Raises as `add`."""
         if self._writing is not None:
-            await self._writing
+            # Not awaited itself: who is cancelled while waiting must not cancel the write.
+            await asyncio.wait({self._writing})
+            self._ended(self._writing)
 
     async def close(self) -> None:
         """Writes nothing more."""
         self._waiting.clear()
         if self._writing is not None:
             await asyncio.wait({self._writing})
-            if not self._writing.cancelled():
-                self._writing.exception()  # Marks it as seen: whoever asked has been told.
+            self._writing.exception()  # Marks it as seen: whoever asked has been told.
 
     async def _write(self) -> None:
         while self._waiting:

@@ -3,8 +3,8 @@
     claim ▶ StreamGenerate, as any client ▶ events into the job's stream ▶ done | failed | put back
             beside it: the lease is renewed, and looked after: a cancelled job ends its call at once
 
-A run that fails in passing is put back; how often is for the record to count, which knows runs whose runners
-did not live to tell. A run that the gateway never took up (no room, no gateway, a key that is wrong) was none:
+A run that fails in passing is put back; how often is for the record to count, which knows runs whose
+runners did not live to tell. A run that the gateway never took up (no room, no gateway, a bad key) was none:
 such a job waits for better times, until its own time is over.
 """
 
@@ -87,12 +87,14 @@ class JobRunner:
         ending = await self._ending(lease, leave)
         written = ending is not None and await self._write(lease, ending)
         became = ending.state.value if ending is not None and written else "lost"
-        _LOG.info("run ended", tenant=tenant, job=name, run=lease.runs, became=became)
+        why = _reason(ending) if ending is not None else ""
+        _LOG.info("run ended", tenant=tenant, job=name, run=lease.runs, became=became, why=why)
 
     async def _ending(self, lease: Lease, leave: asyncio.Event) -> Ending | None:
         """How the run ends, the first of: its answer, its lease, its runner. None where the lease is lost."""
+        over = asyncio.Event()
         answer = asyncio.create_task(self._answered(lease))
-        lost = asyncio.create_task(self._until_lost(lease))
+        lost = asyncio.create_task(self._until_lost(lease, over))
         left = asyncio.create_task(leave.wait())
         try:
             await asyncio.wait({answer, lost, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,8 +102,9 @@ class JobRunner:
                 return answer.result()
             return lost.result() if lost.done() else SENT_HOME
         finally:
-            for task in (answer, lost, left):
-                task.cancel()
+            over.set()
+            answer.cancel()
+            left.cancel()
             await asyncio.wait({answer, lost, left})
 
     async def _answered(self, lease: Lease) -> Ending | None:
@@ -154,19 +157,25 @@ class JobRunner:
             State.QUEUED, error=why.SerializeToString(), pause_s=max(told, pause_s), counted=counted
         )
 
-    async def _until_lost(self, lease: Lease) -> None:
-        """Keeps the lease, and ends when it is lost, or when nobody could keep it for its whole time."""
+    async def _until_lost(self, lease: Lease, over: asyncio.Event) -> None:
+        """Keeps the lease until the run is `over`; ends when it is lost, or could not be kept for its time.
+
+        It is told and not cancelled: a command to Redis is let come to its end, and redis-py has been seen to
+        keep a cancellation to itself.
+        """
+        ended = asyncio.create_task(over.wait())
         lease_s = self._jobs.terms.lease_s
         renewed = time.monotonic()
-        while (now := time.monotonic()) < renewed + lease_s:
+        while not over.is_set() and (now := time.monotonic()) < renewed + lease_s:
             renew = now >= renewed + lease_s / RENEWALS
             try:
                 if not await (self._jobs.renew(lease) if renew else self._jobs.held(lease)):
-                    return
+                    break
             except SideRoomError:
                 renew = False
             renewed = now if renew else renewed
-            await asyncio.sleep(LOOK_S)
+            await asyncio.wait({ended}, timeout=LOOK_S)
+        ended.cancel()
 
     async def _write(self, lease: Lease, ending: Ending) -> bool:
         """Whether it was written; not where the lease is lost. Raises SideRoomError."""
@@ -193,6 +202,11 @@ _UNWRITTEN: Final = status_map.status(
 def _timeout(lease: Lease) -> float:
     """Seconds: a call of no time at all is refused where it is made, and not as one that came too late."""
     return max(0.001, min(lease.left_s, LONGEST_RUN_S))
+
+
+def _reason(ending: Ending) -> str:
+    """Why there is no answer, for a log: one of the house's words, never a text."""
+    return status_map.reason_of(status_pb2.Status.FromString(ending.error))
 
 
 def _failed(why: Any) -> Ending:
