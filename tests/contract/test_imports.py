@@ -40,6 +40,12 @@ PLANTED = {
     ),
     "a heavy client": ("services/headgate/client/planted.py", "import pydantic", "client is light"),
     "Redis in the gateway": ("services/headgate/gateway/planted.py", "import redis.asyncio", "Redis"),
+    "Celery in the gateway": ("services/headgate/gateway/planted.py", "import celery", "Celery"),
+    "jobs meet the gateway": (
+        "services/headgate/jobs/planted.py",
+        "import headgate.gateway",
+        "Services",
+    ),
     "torch in a worker": ("services/headgate/worker/planted.py", "import torch", "Torch"),
 }
 

@@ -39,7 +39,7 @@ class JobStack(Stack):
         super().__init__(directory, settings())
         self.started: list[Process] = []
 
-    def start(self, program: str, *extra: str) -> Process:
+    def start(self, program: str, *extra: str, **environ: str) -> Process:
         """A runner or a reconciler that is ready."""
         name = f"{program}-{len(self.started)}"
         command = [
@@ -49,7 +49,8 @@ class JobStack(Stack):
         if program == "runner":
             command += ["--gateway", self.addresses["listen"]]
         key = f"acme-1.{SECRETS['acme']}"
-        one = Process(command, self.directory, name, {"RUNNER_KEY": key, "TEST_PEPPER": PEPPER})
+        environ |= {"RUNNER_KEY": key, "TEST_PEPPER": PEPPER}
+        one = Process(command, self.directory, name, environ)
         self.started.append(one)
         one.addresses()
         return one
@@ -74,11 +75,11 @@ def job_stack(factory: pytest.TempPathFactory) -> Iterator[JobStack]:
 class Jobs:
     """What a test does with jobs: submits them as the gateway does, and waits for what becomes of them."""
 
-    def __init__(self, stack: JobStack) -> None:
+    def __init__(self, stack: JobStack, broker: str = "") -> None:
         self.stack = stack
         self.client: Redis = connect(stack.valkey.url, 5.0, 1.0)
         self.records = RedisJobs(self.client, TERMS)
-        self.queue = JobQueue(stack.valkey.url)
+        self.queue = JobQueue(broker or stack.valkey.url)
 
     async def submit(
         self, name: str, text: str | dict[str, object], *, model: str = "small", queue: bool = True

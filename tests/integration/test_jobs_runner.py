@@ -12,9 +12,10 @@ import pytest
 from kombu import Connection
 
 from headgate.adapters.job_queue import PREFIX, TASK, make_app, queue_of
+from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import State
 from headgate.v1 import router_pb2
-from tests.integration.gateway_rig import Process, eventually, text_of
+from tests.integration.gateway_rig import Process, Valkey, eventually, text_of
 from tests.integration.job_rig import (
     Jobs,
     JobStack,
@@ -135,6 +136,8 @@ def _put_rubbish(url: str) -> None:
                 headers={"task": TASK, "id": "rubbish"},
             )  # fmt: skip
         producer.publish({"no": "task"}, routing_key=queue_of("batch"))
+        for raw in (b"{}", b"no JSON \xff", b'{"body": 1, "properties": []}', b'{"properties": {}}'):
+            broker.default_channel.client.lpush(queue_of("batch"), raw)
 
 
 async def test_a_runner_that_is_killed_in_the_middle_costs_a_run_and_no_job(jobs: Jobs) -> None:
@@ -198,6 +201,27 @@ async def test_no_log_of_a_runner_holds_a_query_or_a_key(jobs: Jobs, runner: Pro
         text = one.log.read_text()
         assert "canary" not in text
         assert "Traceback (most" not in text, text
+
+
+async def test_a_broker_that_comes_back_empty_is_taken_from_again(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    broker = Valkey(tmp_path_factory.mktemp("broker"))
+    with job_stack(tmp_path_factory) as alone:
+        jobs = Jobs(alone, broker.url)
+        runner = alone.start("runner", HEADGATE_JOBS__BROKER=broker.url)
+        alone.start("reconciler", HEADGATE_JOBS__BROKER=broker.url)
+        await jobs.submit("before", "one")
+        assert text_of(answer_of(await jobs.ended("before"))) == "small: one"
+        broker.stop()
+        await jobs.submit("between", "two", queue=False)
+        with pytest.raises(SideRoomError):
+            await jobs.queue.put("acme", "between", "batch")
+        broker.start()
+        assert text_of(answer_of(await jobs.ended("between"))) == "small: two"
+        assert runner.popen.poll() is None
+        await jobs.close()
+    broker.stop()
 
 
 def test_logs_are_lines_of_json(runner: Process) -> None:

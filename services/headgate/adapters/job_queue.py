@@ -13,6 +13,8 @@ Celery is imported when the first app is made: a gateway without jobs does not p
 from __future__ import annotations
 
 import asyncio
+import re
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,14 +58,29 @@ def make_app(broker_url: str) -> celery.Celery:
     """The Celery app that queue and runners share; nothing connects before it is used."""
     import celery
     from kombu import Exchange, Queue
+    from kombu.transport import TRANSPORT_ALIASES
 
-    app = celery.Celery("headgate", broker=broker_url, set_as_current=False, fixups=[])
+    TRANSPORT_ALIASES[_ALIAS] = _TRANSPORT
+    app = celery.Celery("headgate", broker=_kombus(broker_url), set_as_current=False, fixups=[])
     # The default exchange needs no bindings: a broker that lost everything still takes tasks.
     direct = Exchange("", type="direct")
     queues = [Queue(queue_of(one), direct, routing_key=queue_of(one)) for one in CLASSES]
     app.conf.update(task_queues=queues, task_default_queue=queue_of(CLASSES[-1]), **_SETTINGS)
+    if broker_url.startswith("rediss://"):
+        # Kombu's own default is to believe any certificate.
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     return app
 
+
+def _kombus(url: str) -> str:
+    """The URL in kombu's spelling, where a socket's has another scheme and another word for the database."""
+    if not url.startswith("unix://"):
+        return url
+    return re.sub(r"([?&])db=", r"\1virtual_host=", f"{_ALIAS}+socket{url.removeprefix('unix')}")
+
+
+_TRANSPORT: Final = "headgate.adapters.job_transport:Transport"
+_ALIAS: Final = "headgate"
 
 _SETTINGS: Final[dict[str, Any]] = {
     # No pickle: who can write to the broker must not run code here.
@@ -91,6 +108,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "task_send_sent_event": False,
     "worker_hijack_root_logger": False,
     "worker_redirect_stdouts": False,
+    "broker_transport": _TRANSPORT,
     "broker_connection_retry": True,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": RETRIES,

@@ -16,6 +16,7 @@ from typing import Any
 import celery
 import grpc
 import structlog
+from billiard.util import get_logger
 from celery import signals
 
 from headgate.adapters import channels, job_queue, logs
@@ -104,13 +105,17 @@ def build(settings: Settings, whistle: Whistle) -> celery.Celery:
         here["child"] = Child(settings, whistle.heard_at)
 
     signals.worker_process_init.connect(begin, weak=False)
-    # Whoever answers this signal keeps Celery from setting up logs of its own.
-    signals.setup_logging.connect(_leave_logs_alone, weak=False)
+    signals.setup_logging.connect(_set_up_logs, weak=False)
     return app
 
 
-def _leave_logs_alone(**_: Any) -> None:
-    """They are set up: see `adapters.logs`."""
+def _set_up_logs(**_: Any) -> None:
+    """Called in place of what Celery would do, which is to have handlers of its own."""
+    for name in ("celery", "kombu", "amqp"):
+        # Below a warning they tell of themselves only.
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Of processes that died: else it would write past the logs.
+    get_logger().propagate = True
 
 
 def _tls(settings: Settings) -> grpc.ChannelCredentials | None:

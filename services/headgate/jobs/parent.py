@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from billiard.util import get_logger
 from celery import signals
 from celery.worker import state
 
@@ -47,7 +45,8 @@ class Parent:
 
     def run(self) -> int:
         """Until SIGTERM: 0 then, 1 when it ended by itself."""
-        _quieten()
+        # It warns root of pickles, which are not taken.
+        warnings.filterwarnings("ignore", module="celery.platforms")
         worker = self._app.Worker(
             hostname=f"headgate-{os.getpid()}@runner", pool="prefork", concurrency=self._places, quiet=True,
             queues=[job_queue.queue_of(one) for one in self._classes],
@@ -91,15 +90,6 @@ class Parent:
             return sum(job_queue.waiting(self._app, one) for one in self._classes)
         except Exception:
             return None
-
-
-def _quieten() -> None:
-    """Below a warning Celery tells of itself, and it warns root of pickles, which are not taken."""
-    for name in ("celery", "kombu", "amqp"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Of processes that died: else it would write past the logs.
-    get_logger().propagate = True
-    warnings.filterwarnings("ignore", module="celery.platforms")
 
 
 def _after(seconds: float, work: Any) -> None:
