@@ -12,7 +12,7 @@ compile() {
 served="--extra server --extra cpu --extra embedded"
 
 # shellcheck disable=SC2086
-echo 'hatchling>=1.27' | compile pyproject.toml - $served --extra train --extra parquet --extra models --extra hf --extra dev --override "$no_torch" \
+echo 'hatchling>=1.27' | compile pyproject.toml - $served --extra train --extra parquet --extra models --extra hf --extra jobs --extra dev --override "$no_torch" \
   --output-file requirements/test.txt "$@"
 # shellcheck disable=SC2086
 echo 'hatchling>=1.27' | compile pyproject.toml - $served --constraint requirements/test.txt \
