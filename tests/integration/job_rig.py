@@ -16,17 +16,21 @@ from redis.asyncio import Redis
 from headgate.adapters.job_queue import JobQueue
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import ENDED, Happening, Record, RedisJobs, State, Submission, Terms
+from headgate.gateway import tickets
+from headgate.gateway.admission import digest
 from headgate.v1 import router_pb2, types_pb2
-from tests.integration.gateway_rig import PEPPER, SECRETS, Process, Stack, config, query
+from tests.integration.gateway_rig import PEPPER, Process, Stack, config, query
 
+RUNNER_SECRET = "secret-of-runners"
 TERMS = Terms(lease_s=1.0, grace_s=0.5)
 """A runner that is gone is missed after a second."""
 
 
 def settings(**gateway: object) -> dict[str, Any]:
-    """A config with jobs: runners call with the key of acme."""
+    """A config with jobs, and a key for their runners."""
     jobs = {
-        "enabled": True, "runner_key": "env:RUNNER_KEY", "concurrency": 2,
+        "enabled": True, "key": {"id": "runner", "hmac_sha256": digest(PEPPER.encode(), RUNNER_SECRET).hex()},
+        "runner_key": "env:RUNNER_KEY", "concurrency": 2,
         "lease_s": TERMS.lease_s, "grace_s": TERMS.grace_s,
     }  # fmt: skip
     return config(drain_s=0.5, **gateway) | {"jobs": jobs}
@@ -48,8 +52,7 @@ class JobStack(Stack):
         ]  # fmt: skip
         if program == "runner":
             command += ["--gateway", self.addresses["listen"]]
-        key = f"acme-1.{SECRETS['acme']}"
-        environ |= {"RUNNER_KEY": key, "TEST_PEPPER": PEPPER}
+        environ |= {"RUNNER_KEY": f"runner.{RUNNER_SECRET}", "TEST_PEPPER": PEPPER}
         one = Process(command, self.directory, name, environ)
         self.started.append(one)
         one.addresses()
@@ -86,9 +89,10 @@ class Jobs:
     ) -> None:
         """Writes the record, and tells the runners unless `queue` is false."""
         asked: types_pb2.Query = query(text, request_id=name, model=model)
-        one = Submission(
-            "acme", name, asked.SerializeToString(), name.encode(), "batch", "", time.time() + 120, ""
-        )
+        expires = time.time() + 120
+        ticket = tickets.sign(PEPPER.encode(), "acme", name, expires)
+        packed = asked.SerializeToString()
+        one = Submission("acme", name, packed, name.encode(), "batch", "", expires, ticket)
         assert await self.records.submit(one) == "new"
         if queue:
             await self.queue.put("acme", name, "batch")

@@ -68,8 +68,9 @@ def _sources(flags: argparse.Namespace, environ: Mapping[str, str]) -> Sources:
     if not is_loopback(config.gateway.admin_listen):
         raise ConfigError("gateway.admin_listen: must be on loopback, because AdminService asks for no key")
     pepper = settings.resolve_secret(config.gateway.pepper, environ) if config.gateway.pepper else ""
-    workers = _addresses(config, flags.worker)
-    return Sources(loaded, pepper.encode(), _redis_url(config, environ), workers, flags.reuse_port)
+    workers, redis_url = _addresses(config, flags.worker), _redis_url(config, environ)
+    broker_url = _broker_url(config, environ) or redis_url if config.jobs.enabled else None
+    return Sources(loaded, pepper.encode(), redis_url, broker_url, workers, flags.reuse_port)
 
 
 def _addresses(config: Config, given: Sequence[str]) -> dict[str, str]:
@@ -85,13 +86,21 @@ def _addresses(config: Config, given: Sequence[str]) -> dict[str, str]:
 
 
 def _redis_url(config: Config, environ: Mapping[str, str]) -> str | None:
+    return _url("redis.url", config.redis.url, environ)
+
+
+def _broker_url(config: Config, environ: Mapping[str, str]) -> str | None:
+    return _url("jobs.broker", config.jobs.broker, environ)
+
+
+def _url(setting: str, url: str | None, environ: Mapping[str, str]) -> str | None:
     """The URL, resolved and tried: redis-py's own errors quote it, password included."""
-    url, what = config.redis.url, "this"
+    what = "this"
     if url is not None and url.startswith(("env:", "file:")):
         url, what = settings.resolve_secret(url, environ), "the secret it refers to"
     if url is not None and not is_url(url):
         raise ConfigError(
-            f"redis.url: {what} is no redis://, rediss:// or unix:// URL; "
+            f"{setting}: {what} is no redis://, rediss:// or unix:// URL; "
             "write special characters of a password percent-encoded"
         )
     return url

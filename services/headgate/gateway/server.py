@@ -21,6 +21,7 @@ from headgate.adapters import channels, validation
 from headgate.adapters.config import Config, PolicyConfig, TlsConfig
 from headgate.adapters.decoding import Decoding
 from headgate.adapters.health import HealthServicer
+from headgate.adapters.job_queue import JobQueue
 from headgate.adapters.loop_lag import LoopLag
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import connect
@@ -66,6 +67,8 @@ class Sources:
     loaded: Loaded
     pepper: bytes
     redis_url: str | None
+    broker_url: str | None
+    """Where jobs wait for a runner; None where jobs are off."""
     workers: Mapping[str, str]
     """Each model's worker address."""
     reuse_port: bool = False
@@ -107,6 +110,7 @@ class Gateway:
             _objective(config.policy), config.policy.cascade, self._drain, self._shadow,
         )  # fmt: skip
         self._jobs = self._job_records()
+        self._queue = JobQueue(sources.broker_url) if self._jobs and sources.broker_url else None
         self._draining = False
         self._public = self._public_server()
         self._admin = self._admin_server()
@@ -198,6 +202,8 @@ class Gateway:
             await self._rooms.close()
         if self._jobs is not None:
             await self._jobs.close()
+        if self._queue is not None:
+            self._queue.close()
 
     def status(self) -> status.Status:
         """What is loaded and what is missing."""
@@ -257,7 +263,7 @@ class Gateway:
         visits = Visits(self._room, self._metrics)
         servicer = RouterServicer(self._conductor, self._recorder, visits, self._drain)
         router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
-        desk = JobDesk(self._jobs, None, self._sources.pepper) if self._jobs else None
+        desk = JobDesk(self._jobs, self._queue, self._sources.pepper) if self._jobs else None
         jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(desk, visits, self._drain), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, jobs.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -60,7 +60,7 @@ async def test_who_samples_without_a_redis_is_told_that_nothing_is_sampled(
 ) -> None:
     loaded = settings.read(f"{settings.BUILT_IN}shadow: {{share: {share}}}\n", None, {})
     workers = dict.fromkeys(loaded.config.pool, "127.0.0.1:1")
-    gateway = Gateway(Sources(loaded, b"", None, workers), pytest.fail)
+    gateway = Gateway(Sources(loaded, b"", None, None, workers), pytest.fail)
     with capture_logs() as lines:
         await gateway._check_redis()
     await gateway.close()
