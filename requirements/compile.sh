@@ -9,7 +9,7 @@ compile() {
   uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
     --no-annotate "$@"
 }
-served="--extra server --extra cpu --extra embedded"
+served="--extra server --extra cpu --extra embedded --extra jobs"
 
 # shellcheck disable=SC2086
 echo 'hatchling>=1.27' | compile pyproject.toml - $served --extra train --extra parquet --extra models --extra hf --extra jobs --extra dev --override "$no_torch" \

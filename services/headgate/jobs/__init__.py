@@ -1,6 +1,7 @@
-"""Job runners: Celery workers that run jobs as clients of the gateway, and the reconciler beside them.
+"""Job runners: processes of Celery that run jobs as clients of the gateway, and the reconciler beside them.
 
 app         the Celery app of a runner and its one task
+parent      the process that takes tasks and hands them to its children
 runner      one run: from the right to run a job to what became of it
 heard       what the gateway's stream said of an answer, and what its failure means
 relay       events on their way into the job's stream

@@ -9,7 +9,7 @@ try:
 except ModuleNotFoundError as missing:
     if (missing.name or "").partition(".")[0] == "headgate":
         raise
-    sys.exit(f'headgate jobs: {missing.name} is not installed; pip install "headgate[server,jobs,cpu]"')
+    sys.exit(f'headgate jobs: {missing.name} is not installed; pip install "headgate[server,jobs]"')
 
 if __name__ == "__main__":
     diagnosis.prepare()

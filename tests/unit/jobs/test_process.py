@@ -59,4 +59,4 @@ runpy.run_module("headgate.jobs", run_name="__main__")
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr == 'headgate jobs: celery is not installed; pip install "headgate[server,jobs,cpu]"\n'
+    assert run.stderr == 'headgate jobs: celery is not installed; pip install "headgate[server,jobs]"\n'
