@@ -22,6 +22,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+from headgate.adapters.config import JobsConfig
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import FAILURES
 
@@ -117,6 +118,12 @@ class Terms:
     """How long a queued job waits for its queue before it is queued again."""
     keep_s: float = 7 * 86_400.0
     """How long a record is kept after its job has ended."""
+
+    @classmethod
+    def of(cls, settings: JobsConfig) -> Terms:
+        """Those of the config, the same for whoever reads the records."""
+        keep_s = settings.keep_days * 86_400
+        return cls(settings.lease_s, settings.most_runs, settings.grace_s, keep_s)
 
 
 class RedisJobs:

@@ -252,10 +252,7 @@ class Gateway:
             return None
         if url is None:
             raise ConfigError("jobs.enabled: records of jobs need a Redis; set redis.url")
-        terms = Terms(
-            settings.lease_s, settings.most_runs, settings.grace_s, keep_s=settings.keep_days * 86_400
-        )
-        return RedisJobs(connect(url, JOB_REPLY_S, JOB_REPLY_S), terms)
+        return RedisJobs(connect(url, JOB_REPLY_S, JOB_REPLY_S), Terms.of(settings))
 
     def _public_server(self) -> grpc.aio.Server:
         options = channels.server_options(public=True, reuse_port=self._sources.reuse_port)

@@ -97,7 +97,7 @@ def _resolved(config: Config, flags: argparse.Namespace, environ: Mapping[str, s
         redis_url=redis_url,
         broker_url=broker_url,
         key=key,
-        terms=Terms(lease_s=config.jobs.lease_s, grace_s=config.jobs.grace_s),
+        terms=Terms.of(config.jobs),
         authority=_authority(getattr(flags, "root_certificate", None)),
         log_level=config.log_level,
     )

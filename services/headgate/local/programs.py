@@ -28,11 +28,16 @@ class Programs:
         self._environ = {"MALLOC_ARENA_MAX": "2", **environ, "PYTHONUNBUFFERED": "1"}
         self._directory = directory
 
-    def valkey(self) -> tuple[list[Program], str | None]:
-        """A private Valkey and its URL; neither when the config names a Redis."""
+    @property
+    def keeps_jobs(self) -> bool:
+        """Whether jobs are kept here: then two stacks must not share a folder."""
+        return self._config.jobs.enabled and self._config.redis.url is None
+
+    def valkey(self, keep: Path | None = None) -> tuple[list[Program], str | None]:
+        """A private Valkey and its URL; neither when the config names a Redis. Jobs are kept in `keep`."""
         if self._config.redis.url is not None:
             return [], None
-        plan = valkey.plan(self._directory, self._environ.get("PATH"))
+        plan = valkey.plan(self._directory, self._environ.get("PATH"), keep)
         program = Program(
             name="valkey",
             command=lambda _: plan.command,
@@ -53,6 +58,30 @@ class Programs:
         for model, address in workers.items():
             where += ["--worker", f"{model}={address}"]
         return [self._gateway(number, listen, where) for number in range(self._config.gateway.processes)]
+
+    def jobs(self, listen: str, redis_url: str | None) -> list[Program]:
+        """Job runners and the reconciler, where jobs are on; they call the gateway at `listen`."""
+        if not self._config.jobs.enabled:
+            return []
+        numbers = range(self._config.jobs.runners)
+        names = [f"runner-{number}" if number else "runner" for number in numbers]
+        return [*(self._of_jobs(name, "runner", listen, redis_url) for name in names),
+                self._of_jobs("reconciler", "reconciler", "", redis_url)]  # fmt: skip
+
+    def _of_jobs(self, name: str, program: str, listen: str, redis_url: str | None) -> Program:
+        ready, tls = self._directory / f"{name}.ready", self._config.gateway.tls
+        command = [*_python("headgate.jobs"), program, *self._flags, "--ready-file", str(ready)]
+        command += ["--redis-url", redis_url] if redis_url else []
+        command += ["--gateway", listen] if listen else []
+        command += ["--root-certificate", tls.certificate] if listen and tls else []
+        return Program(
+            name=name,
+            command=lambda _: command,
+            environ=self._environ,
+            stop_s=self._config.gateway.drain_s + _SPARE_S,
+            probe=_ready,
+            ready_file=ready,
+        )
 
     def _worker(self, model: str, listen: str) -> Program:
         ready = self._directory / f"{model}.ready"
@@ -107,6 +136,11 @@ def _python(module: str) -> list[str]:
 
 async def _serving(service: str, address: str | None) -> bool:
     return address is not None and await health.serving(address, service)
+
+
+async def _ready(_address: str | None) -> bool:
+    """Nobody calls it: that it has written its file is all there is to ask."""
+    return True
 
 
 async def _announced(address: str | None) -> bool:

@@ -3,9 +3,10 @@
     supervisor ──┬── guard        leads the process group; ends it when the supervisor is gone
                  ├── valkey       unless the config names a Redis
                  ├── worker …     one for each model without an address
-                 └── gateway …    share one reserved port
+                 ├── gateway …    share one reserved port
+                 └── runner …     and a reconciler, where jobs are on
 
-They are stopped in the reverse order, so that running answers can end: gateway, workers, Valkey.
+They are stopped in the reverse order, so that running answers can end: runners, gateway, workers, Valkey.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Self
 
 from headgate.adapters import diagnosis
 from headgate.adapters.settings import Loaded
-from headgate.local import guard, ports
+from headgate.local import guard, kept, ports
 from headgate.local.child import Child, Program, Say
 from headgate.local.programs import Programs, own_ports
 
@@ -97,7 +98,8 @@ class Stack:
         self._held.callback(shutil.rmtree, directory, ignore_errors=True)
         await self._set_guard(directory)
         programs = Programs(self._loaded, self._environ, directory)
-        cache, redis_url = programs.valkey()
+        keep = self._held.enter_context(kept.folder(self._environ)) if programs.keeps_jobs else None
+        cache, redis_url = programs.valkey(keep)
         local = programs.workers(self._worker_place)
         children = await self._launch([*cache, *local.values()])
         workers = {
@@ -105,6 +107,7 @@ class Stack:
         }
         gateways = await self._launch(programs.gateways(reserved.address, redis_url, workers))
         self.gateways = tuple(child.addresses for child in gateways)
+        await self._launch(programs.jobs(reserved.address, redis_url))
 
     def _worker_place(self) -> str:
         if self._worker_port is None:

@@ -1,4 +1,4 @@
-"""A private Valkey: where its binary is, and how it is started so that it keeps nothing."""
+"""A private Valkey: where its binary is, and how it is started, so that it keeps nothing or keeps jobs."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ class Valkey:
     """Its unix socket, or its port on 127.0.0.1."""
 
 
-def plan(directory: Path, path: str | None = None) -> Valkey:
-    """A server that lives in `directory`; on a unix socket, or on a free port where its path is too long."""
+def plan(directory: Path, path: str | None = None, keep: Path | None = None) -> Valkey:
+    """A server that lives in `directory`; on a unix socket, or on a free port where its path is too long.
+
+    What it is told it keeps in the folder `keep`, if there is one, and loses a second of at most.
+    """
     program = find_binary(path)
     endpoint: Path | int = directory / "valkey.sock"
     if len(str(endpoint).encode()) > SOCKET_PATH_BYTES:
         with claim("127.0.0.1", FIRST_PORT) as claimed:
             endpoint = split(claimed.address)[1]
-    return Valkey((str(program), *_arguments(directory, endpoint)), _url(endpoint), endpoint)
+    return Valkey((str(program), *_arguments(directory, endpoint, keep)), _url(endpoint), endpoint)
 
 
 def find_binary(path: str | None = None) -> Path:
@@ -89,14 +92,15 @@ def _packaged() -> Path | None:
     return binary if binary.is_file() else None
 
 
-def _arguments(directory: Path, endpoint: Path | int) -> list[str]:
+def _arguments(directory: Path, endpoint: Path | int, keep: Path | None) -> list[str]:
     if isinstance(endpoint, Path):
         where = ["--port", "0", "--unixsocket", str(endpoint), "--unixsocketperm", "700"]
     else:
         where = ["--port", str(endpoint), "--bind", "127.0.0.1"]
+    log = ("--appendonly", "yes", "--appendfsync", "everysec") if keep else ("--appendonly", "no")
     return [
         *where,
-        *("--dir", str(directory), "--save", "", "--appendonly", "no", "--daemonize", "no"),
+        *("--dir", str(keep or directory), "--save", "", *log, "--daemonize", "no"),
         *("--maxmemory", MEMORY, "--maxmemory-policy", POLICY, "--loglevel", "warning"),
     ]
 

@@ -81,3 +81,11 @@ async def test_a_long_path_makes_it_a_port_on_loopback(tmp_path):
     finally:
         process.terminate()
         await process.wait()
+
+
+def test_where_jobs_are_kept_the_server_writes_a_log_there(tmp_path: Path) -> None:
+    keep = tmp_path / "jobs"
+    kept, plain = plan(tmp_path, keep=keep).command, plan(tmp_path).command
+    assert kept[kept.index("--appendonly") + 1] == "yes"
+    assert kept[kept.index("--dir") + 1] == str(keep)
+    assert plain[plain.index("--appendonly") + 1] == "no"
