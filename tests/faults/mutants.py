@@ -85,7 +85,7 @@ MUTANTS = (
     Mutant(
         "a status is swallowed",
         {
-            "gateway/servicer.py": {
+            "gateway/visits.py": {
                 "            await status_map.abort(context, error)\n": "            return\n"
             }
         },
@@ -167,7 +167,7 @@ MUTANTS = (
     ),
     Mutant(
         "a caller's deadline has no limit",
-        {"gateway/servicer.py": {"min(left, LONGEST_S)": "left"}},
+        {"gateway/visits.py": {"min(left, LONGEST_S)": "left"}},
         "test_deadlines.py::test_a_longer_deadline_than_any_call_may_take_is_cut_at_the_next_hop",
         "<= 600",
     ),

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from headgate.adapters import status_map
-from headgate.v1 import admin_pb2, router_pb2, types_pb2
+from headgate.v1 import admin_pb2, jobs_pb2, router_pb2, types_pb2
 from tests.integration.gateway_rig import (
     SECRETS,
     Stack,
@@ -36,6 +36,9 @@ TLS = Path(__file__).parent / "tls"
 SERVICES = {
     "headgate.v1.RouterService": [
         method.name for method in router_pb2.DESCRIPTOR.services_by_name["RouterService"].methods
+    ],
+    "headgate.v1.JobService": [
+        method.name for method in jobs_pb2.DESCRIPTOR.services_by_name["JobService"].methods
     ],
     "headgate.v1.AdminService": [
         method.name for method in admin_pb2.DESCRIPTOR.services_by_name["AdminService"].methods
@@ -243,6 +246,7 @@ def test_a_client_built_from_reflection_alone_makes_a_call(running: Stack) -> No
         database = ProtoReflectionDescriptorDatabase(keyed)
         assert set(database.get_services()) == {
             "headgate.v1.RouterService",
+            "headgate.v1.JobService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }
