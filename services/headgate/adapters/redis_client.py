@@ -18,8 +18,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from headgate.adapters import settings
 from headgate.adapters.breaker import Breaker
 from headgate.adapters.ports import SideRoomError
+from headgate.adapters.settings import ConfigError
 
 SOCKET_S: Final = 0.05
 """The library's default would stall a minute on a frozen server."""
@@ -71,6 +73,22 @@ def is_url(text: str) -> bool:
     except (ValueError, TypeError):
         return False
     return True
+
+
+def resolved_url(setting: str, url: str | None, environ: Mapping[str, str]) -> str | None:
+    """The URL of a setting, its secret resolved; ConfigError if it is none that `connect` takes.
+
+    redis-py's own errors quote the URL, password included: hence it is tried here.
+    """
+    what = "this"
+    if url is not None and url.startswith(("env:", "file:")):
+        url, what = settings.resolve_secret(url, environ), "the secret it refers to"
+    if url is not None and not is_url(url):
+        raise ConfigError(
+            f"{setting}: {what} is no redis://, rediss:// or unix:// URL; "
+            "write special characters of a password percent-encoded"
+        )
+    return url
 
 
 class Guard:

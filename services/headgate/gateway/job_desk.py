@@ -138,7 +138,7 @@ class JobDesk:
                 return
             pause = shortest if came else min(2 * pause, LOOK_S[1])
             await asyncio.sleep(pause)
-            if not came and (await self._record(tenant, name)).state in ENDED and pause == LOOK_S[1]:
+            if pause == LOOK_S[1] and (await self._record(tenant, name)).state in ENDED:
                 return
 
     async def _happenings(self, tenant: str, name: str, after: str) -> AsyncIterator[Happening]:

@@ -14,7 +14,7 @@ import structlog
 
 from headgate.adapters import diagnosis, logs, serving, settings
 from headgate.adapters.config import Config, is_loopback
-from headgate.adapters.redis_client import is_url
+from headgate.adapters.redis_client import resolved_url
 from headgate.adapters.settings import ConfigError
 from headgate.adapters.telemetry import PortInUseError
 from headgate.gateway.server import Gateway, PortTakenError, Sources
@@ -68,8 +68,10 @@ def _sources(flags: argparse.Namespace, environ: Mapping[str, str]) -> Sources:
     if not is_loopback(config.gateway.admin_listen):
         raise ConfigError("gateway.admin_listen: must be on loopback, because AdminService asks for no key")
     pepper = settings.resolve_secret(config.gateway.pepper, environ) if config.gateway.pepper else ""
-    workers, redis_url = _addresses(config, flags.worker), _redis_url(config, environ)
-    broker_url = _broker_url(config, environ) or redis_url if config.jobs.enabled else None
+    workers = _addresses(config, flags.worker)
+    redis_url = resolved_url("redis.url", config.redis.url, environ)
+    broker_url = resolved_url("jobs.broker", config.jobs.broker, environ) or redis_url
+    broker_url = broker_url if config.jobs.enabled else None
     return Sources(loaded, pepper.encode(), redis_url, broker_url, workers, flags.reuse_port)
 
 
@@ -83,27 +85,6 @@ def _addresses(config: Config, given: Sequence[str]) -> dict[str, str]:
         if address is None:
             raise ConfigError(f"pool.{name}.worker: say where it listens, or let `headgate up` start it")
     return {name: address for name, address in addresses.items() if address is not None}
-
-
-def _redis_url(config: Config, environ: Mapping[str, str]) -> str | None:
-    return _url("redis.url", config.redis.url, environ)
-
-
-def _broker_url(config: Config, environ: Mapping[str, str]) -> str | None:
-    return _url("jobs.broker", config.jobs.broker, environ)
-
-
-def _url(setting: str, url: str | None, environ: Mapping[str, str]) -> str | None:
-    """The URL, resolved and tried: redis-py's own errors quote it, password included."""
-    what = "this"
-    if url is not None and url.startswith(("env:", "file:")):
-        url, what = settings.resolve_secret(url, environ), "the secret it refers to"
-    if url is not None and not is_url(url):
-        raise ConfigError(
-            f"{setting}: {what} is no redis://, rediss:// or unix:// URL; "
-            "write special characters of a password percent-encoded"
-        )
-    return url
 
 
 async def _serve(sources: Sources, flags: argparse.Namespace, environ: Mapping[str, str]) -> None:

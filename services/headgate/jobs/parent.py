@@ -88,7 +88,8 @@ class Parent:
         """Tasks that it could take; None where the broker cannot be asked."""
         try:
             return sum(job_queue.waiting(self._app, one) for one in self._classes)
-        except Exception:
+        except Exception as error:
+            _LOG.warning("the broker does not say what waits", because=type(error).__name__)
             return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from headgate.adapters import diagnosis, job_queue, logs, serving, settings
 from headgate.adapters.config import Address, Config
-from headgate.adapters.redis_client import connect, is_url
+from headgate.adapters.redis_client import connect, resolved_url
 from headgate.adapters.redis_jobs import RedisJobs, Terms
 from headgate.adapters.settings import ConfigError
 from headgate.jobs import app
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         config = _config(flags, environ)
         resolved = _resolved(config, flags, environ)
         logs.setup(config.log_level)
+        # Billiard tells there of every piece of memory it takes.
+        logging.getLogger("multiprocessing").setLevel(logging.WARNING)
         if flags.program == "reconciler":
             serving.run(_reconcile(resolved, flags.ready_file))
             return 0
@@ -89,8 +92,10 @@ def _config(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
 
 
 def _resolved(config: Config, flags: argparse.Namespace, environ: Mapping[str, str]) -> app.Settings:
-    redis_url = _url("redis.url", config.redis.url, environ)
-    broker_url = _url("jobs.broker", config.jobs.broker, environ) if config.jobs.broker else redis_url
+    redis_url = resolved_url("redis.url", config.redis.url, environ)
+    if redis_url is None:
+        raise ConfigError("redis.url: say where the records of jobs live")
+    broker_url = resolved_url("jobs.broker", config.jobs.broker, environ) or redis_url
     key = settings.resolve_secret(config.jobs.runner_key, environ) if config.jobs.runner_key else ""
     return app.Settings(
         gateway=_gateway(getattr(flags, "gateway", None) or config.gateway.listen),
@@ -108,21 +113,6 @@ def _gateway(given: str) -> str:
         return str(TypeAdapter(Address).validate_python(given))
     except ValidationError:
         raise ConfigError(f"--gateway: {given!r} must be host:port, such as 127.0.0.1:7070") from None
-
-
-def _url(setting: str, given: str | None, environ: Mapping[str, str]) -> str:
-    """The URL, resolved and tried: redis-py's own errors quote it, password included."""
-    if given is None:
-        raise ConfigError(f"{setting}: say where the records of jobs live")
-    url, what = given, "this"
-    if given.startswith(("env:", "file:")):
-        url, what = settings.resolve_secret(given, environ), "the secret it refers to"
-    if not is_url(url):
-        raise ConfigError(
-            f"{setting}: {what} is no redis://, rediss:// or unix:// URL; "
-            "write special characters of a password percent-encoded"
-        )
-    return url
 
 
 def _authority(path: Path | None) -> bytes:
