@@ -50,7 +50,9 @@ def test_the_commands_of_the_page_exist(command, capsys, monkeypatch):
 
 
 def test_the_program_of_the_page_runs(tmp_path, capsys):
-    [program] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    [program] = re.findall(
+        r"^<!-- file: evening.py -->\n```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
+    )
     gateway = JobGateway()
     with serving(gateway) as address:
         shorter = program.replace("127.0.0.1:7070", address).replace("range(10_000)", "range(4_700, 4_720)")

@@ -39,8 +39,8 @@ def settings(**gateway: object) -> dict[str, Any]:
 class JobStack(Stack):
     """A stack that can start runners and reconcilers."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, settings())
+    def __init__(self, directory: Path, **changes: object) -> None:
+        super().__init__(directory, settings() | changes)
         self.started: list[Process] = []
 
     def start(self, program: str, *extra: str, **environ: str) -> Process:
@@ -66,9 +66,9 @@ class JobStack(Stack):
 
 
 @contextmanager
-def job_stack(factory: pytest.TempPathFactory) -> Iterator[JobStack]:
-    """A stack for the time of a `with` block."""
-    running = JobStack(factory.mktemp("jobs"))
+def job_stack(factory: pytest.TempPathFactory, **changes: object) -> Iterator[JobStack]:
+    """A stack for the time of a `with` block; `changes` are sections of its config."""
+    running = JobStack(factory.mktemp("jobs"), **changes)
     try:
         yield running
     finally:

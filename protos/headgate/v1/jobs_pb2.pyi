@@ -35,6 +35,8 @@ class _JobClassEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     """Somebody waits for it, though not on the line."""
     JOB_CLASS_BATCH: _JobClass.ValueType  # 2
     """When there is time."""
+    JOB_CLASS_ESCALATION: _JobClass.ValueType  # 3
+    """Upgrades answers that were given at once. The gateway's own: nobody can submit it."""
 
 class JobClass(_JobClass, metaclass=_JobClassEnumTypeWrapper):
     """Which queue a job waits in: each has runners of its own, so that none waits behind another."""
@@ -45,6 +47,8 @@ JOB_CLASS_INTERACTIVE: JobClass.ValueType  # 1
 """Somebody waits for it, though not on the line."""
 JOB_CLASS_BATCH: JobClass.ValueType  # 2
 """When there is time."""
+JOB_CLASS_ESCALATION: JobClass.ValueType  # 3
+"""Upgrades answers that were given at once. The gateway's own: nobody can submit it."""
 Global___JobClass: typing_extensions.TypeAlias = JobClass
 
 class _JobState:
@@ -103,6 +107,7 @@ class Job(google.protobuf.message.Message):
     RUNS_FIELD_NUMBER: builtins.int
     ANSWER_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    NOT_BEFORE_FIELD_NUMBER: builtins.int
     job_id: builtins.str
     """Its name: the query's request_id."""
     state: Global___JobState.ValueType
@@ -133,6 +138,10 @@ class Job(google.protobuf.message.Message):
     def error(self) -> google.rpc.status_pb2.Status:
         """Why it failed or was given up."""
 
+    @property
+    def not_before(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Not run before then. Empty once it may run."""
+
     def __init__(
         self,
         *,
@@ -146,9 +155,10 @@ class Job(google.protobuf.message.Message):
         runs: builtins.int = ...,
         answer: headgate.v1.router_pb2.GenerateResponse | None = ...,
         error: google.rpc.status_pb2.Status | None = ...,
+        not_before: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["answer", b"answer", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["answer", b"answer", "batch_id", b"batch_id", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "job_class", b"job_class", "job_id", b"job_id", "runs", b"runs", "state", b"state"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["answer", b"answer", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "not_before", b"not_before"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["answer", b"answer", "batch_id", b"batch_id", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "job_class", b"job_class", "job_id", b"job_id", "not_before", b"not_before", "runs", b"runs", "state", b"state"]) -> None: ...
 
 Global___Job: typing_extensions.TypeAlias = Job
 
@@ -160,6 +170,7 @@ class SubmitJobRequest(google.protobuf.message.Message):
 
     QUERY_FIELD_NUMBER: builtins.int
     JOB_CLASS_FIELD_NUMBER: builtins.int
+    NOT_BEFORE_FIELD_NUMBER: builtins.int
     BATCH_ID_FIELD_NUMBER: builtins.int
     WITHIN_S_FIELD_NUMBER: builtins.int
     job_class: Global___JobClass.ValueType
@@ -172,16 +183,21 @@ class SubmitJobRequest(google.protobuf.message.Message):
     def query(self) -> headgate.v1.types_pb2.Query:
         """Required. Its request_id names the job; without one the gateway makes it."""
 
+    @property
+    def not_before(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Not run before then, at most a week ahead. Empty means at once, or when the operator's hours for its class begin."""
+
     def __init__(
         self,
         *,
         query: headgate.v1.types_pb2.Query | None = ...,
         job_class: Global___JobClass.ValueType = ...,
+        not_before: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         batch_id: builtins.str = ...,
         within_s: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["query", b"query"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_id", b"batch_id", "job_class", b"job_class", "query", b"query", "within_s", b"within_s"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["not_before", b"not_before", "query", b"query"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["batch_id", b"batch_id", "job_class", b"job_class", "not_before", b"not_before", "query", b"query", "within_s", b"within_s"]) -> None: ...
 
 Global___SubmitJobRequest: typing_extensions.TypeAlias = SubmitJobRequest
 

@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from headgate.v1 import types_pb2 as headgate_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18headgate/v1/router.proto\x12\x0bheadgate.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x17headgate/v1/types.proto\"<\n\x0fGenerateRequest\x12)\n\x05query\x18\x01 \x01(\x0b\x32\x12.headgate.v1.QueryB\x06\xbaH\x03\xc8\x01\x01\"\xb7\x01\n\x10GenerateResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.headgate.v1.Message\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.headgate.v1.FinishReason\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.headgate.v1.Usage\x12\'\n\x08\x64\x65\x63ision\x18\x04 \x01(\x0b\x32\x15.headgate.v1.Decision\"Q\n\x15StreamGenerateRequest\x12)\n\x05query\x18\x01 \x01(\x0b\x32\x12.headgate.v1.QueryB\x06\xbaH\x03\xc8\x01\x01\x12\r\n\x05watch\x18\x02 \x01(\x08\"\xb5\x02\n\x16StreamGenerateResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.headgate.v1.DecisionH\x00\x12#\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x12.headgate.v1.DeltaH\x00\x12\x34\n\x0emodel_switched\x18\x03 \x01(\x0b\x32\x1a.headgate.v1.ModelSwitchedH\x00\x12<\n\x12\x65scalation_offered\x18\x04 \x01(\x0b\x32\x1e.headgate.v1.EscalationOfferedH\x00\x12)\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x15.headgate.v1.FinishedH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"\'\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08logprobs\x18\x02 \x03(\x01\"\x81\x01\n\rModelSwitched\x12\x12\n\nfrom_model\x18\x01 \x01(\t\x12\x10\n\x08to_model\x18\x02 \x01(\t\x12\x12\n\nescalation\x18\x03 \x01(\x08\x12\x13\n\x0b\x65xplanation\x18\x04 \x01(\t\x12!\n\x05\x64raft\x18\x05 \x03(\x0b\x32\x12.headgate.v1.Delta\"0\n\x11\x45scalationOffered\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04gain\x18\x02 \x01(\x01\"\x88\x01\n\x08\x46inished\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.headgate.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.headgate.v1.Usage\x12\'\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32\x15.headgate.v1.Decision\"9\n\x0cRouteRequest\x12)\n\x05query\x18\x01 \x01(\x0b\x32\x12.headgate.v1.QueryB\x06\xbaH\x03\xc8\x01\x01\"8\n\rRouteResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.headgate.v1.Decision\"\xca\x01\n\x14RecordOutcomeRequest\x12\x33\n\nrequest_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9._:-]{1,128}$\x12\x19\n\x05model\x18\x02 \x01(\tB\n\xbaH\x07r\x05 \x01(\x80\x01\x12*\n\x07quality\x18\x03 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12\x36\n\x06source\x18\x04 \x01(\x0e\x32\x1a.headgate.v1.OutcomeSourceB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"\x17\n\x15RecordOutcomeResponse*|\n\rOutcomeSource\x12\x1e\n\x1aOUTCOME_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13OUTCOME_SOURCE_USER\x10\x01\x12\x18\n\x14OUTCOME_SOURCE_JUDGE\x10\x02\x12\x18\n\x14OUTCOME_SOURCE_CHECK\x10\x03\x32\xcd\x02\n\rRouterService\x12G\n\x08Generate\x12\x1c.headgate.v1.GenerateRequest\x1a\x1d.headgate.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".headgate.v1.StreamGenerateRequest\x1a#.headgate.v1.StreamGenerateResponse0\x01\x12>\n\x05Route\x12\x19.headgate.v1.RouteRequest\x1a\x1a.headgate.v1.RouteResponse\x12V\n\rRecordOutcome\x12!.headgate.v1.RecordOutcomeRequest\x1a\".headgate.v1.RecordOutcomeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18headgate/v1/router.proto\x12\x0bheadgate.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x17headgate/v1/types.proto\"<\n\x0fGenerateRequest\x12)\n\x05query\x18\x01 \x01(\x0b\x32\x12.headgate.v1.QueryB\x06\xbaH\x03\xc8\x01\x01\"\xf3\x01\n\x10GenerateResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.headgate.v1.Message\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.headgate.v1.FinishReason\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.headgate.v1.Usage\x12\'\n\x08\x64\x65\x63ision\x18\x04 \x01(\x0b\x32\x15.headgate.v1.Decision\x12:\n\x12\x65scalation_offered\x18\x05 \x01(\x0b\x32\x1e.headgate.v1.EscalationOffered\"Q\n\x15StreamGenerateRequest\x12)\n\x05query\x18\x01 \x01(\x0b\x32\x12.headgate.v1.QueryB\x06\xbaH\x03\xc8\x01\x01\x12\r\n\x05watch\x18\x02 \x01(\x08\"\xb5\x02\n\x16StreamGenerateResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.headgate.v1.DecisionH\x00\x12#\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x12.headgate.v1.DeltaH\x00\x12\x34\n\x0emodel_switched\x18\x03 \x01(\x0b\x32\x1a.headgate.v1.ModelSwitchedH\x00\x12<\n\x12\x65scalation_offered\x18\x04 \x01(\x0b\x32\x1e.headgate.v1.EscalationOfferedH\x00\x12)\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x15.headgate.v1.FinishedH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"\'\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08logprobs\x18\x02 \x03(\x01\"\x81\x01\n\rModelSwitched\x12\x12\n\nfrom_model\x18\x01 \x01(\t\x12\x10\n\x08to_model\x18\x02 \x01(\t\x12\x12\n\nescalation\x18\x03 \x01(\x08\x12\x13\n\x0b\x65xplanation\x18\x04 \x01(\t\x12!\n\x05\x64raft\x18\x05 \x03(\x0b\x32\x12.headgate.v1.Delta\"@\n\x11\x45scalationOffered\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04gain\x18\x02 \x01(\x01\x12\x0e\n\x06job_id\x18\x03 \x01(\t\"\x88\x01\n\x08\x46inished\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.headgate.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.headgate.v1.Usage\x12\'\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32\x15.headgate.v1.Decision\"9\n\x0cRouteRequest\x12)\n\x05query\x18\x01 \x01(\x0b\x32\x12.headgate.v1.QueryB\x06\xbaH\x03\xc8\x01\x01\"8\n\rRouteResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.headgate.v1.Decision\"\xca\x01\n\x14RecordOutcomeRequest\x12\x33\n\nrequest_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9._:-]{1,128}$\x12\x19\n\x05model\x18\x02 \x01(\tB\n\xbaH\x07r\x05 \x01(\x80\x01\x12*\n\x07quality\x18\x03 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12\x36\n\x06source\x18\x04 \x01(\x0e\x32\x1a.headgate.v1.OutcomeSourceB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"\x17\n\x15RecordOutcomeResponse*|\n\rOutcomeSource\x12\x1e\n\x1aOUTCOME_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13OUTCOME_SOURCE_USER\x10\x01\x12\x18\n\x14OUTCOME_SOURCE_JUDGE\x10\x02\x12\x18\n\x14OUTCOME_SOURCE_CHECK\x10\x03\x32\xcd\x02\n\rRouterService\x12G\n\x08Generate\x12\x1c.headgate.v1.GenerateRequest\x1a\x1d.headgate.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".headgate.v1.StreamGenerateRequest\x1a#.headgate.v1.StreamGenerateResponse0\x01\x12>\n\x05Route\x12\x19.headgate.v1.RouteRequest\x1a\x1a.headgate.v1.RouteResponse\x12V\n\rRecordOutcome\x12!.headgate.v1.RecordOutcomeRequest\x1a\".headgate.v1.RecordOutcomeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,32 +48,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDOUTCOMEREQUEST'].fields_by_name['quality']._serialized_options = b'\272H\026\022\024\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000@\001'
   _globals['_RECORDOUTCOMEREQUEST'].fields_by_name['source']._loaded_options = None
   _globals['_RECORDOUTCOMEREQUEST'].fields_by_name['source']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
-  _globals['_OUTCOMESOURCE']._serialized_start=1472
-  _globals['_OUTCOMESOURCE']._serialized_end=1596
+  _globals['_OUTCOMESOURCE']._serialized_start=1548
+  _globals['_OUTCOMESOURCE']._serialized_end=1672
   _globals['_GENERATEREQUEST']._serialized_start=120
   _globals['_GENERATEREQUEST']._serialized_end=180
   _globals['_GENERATERESPONSE']._serialized_start=183
-  _globals['_GENERATERESPONSE']._serialized_end=366
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=368
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=449
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=452
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=761
-  _globals['_DELTA']._serialized_start=763
-  _globals['_DELTA']._serialized_end=802
-  _globals['_MODELSWITCHED']._serialized_start=805
-  _globals['_MODELSWITCHED']._serialized_end=934
-  _globals['_ESCALATIONOFFERED']._serialized_start=936
-  _globals['_ESCALATIONOFFERED']._serialized_end=984
-  _globals['_FINISHED']._serialized_start=987
-  _globals['_FINISHED']._serialized_end=1123
-  _globals['_ROUTEREQUEST']._serialized_start=1125
-  _globals['_ROUTEREQUEST']._serialized_end=1182
-  _globals['_ROUTERESPONSE']._serialized_start=1184
-  _globals['_ROUTERESPONSE']._serialized_end=1240
-  _globals['_RECORDOUTCOMEREQUEST']._serialized_start=1243
-  _globals['_RECORDOUTCOMEREQUEST']._serialized_end=1445
-  _globals['_RECORDOUTCOMERESPONSE']._serialized_start=1447
-  _globals['_RECORDOUTCOMERESPONSE']._serialized_end=1470
-  _globals['_ROUTERSERVICE']._serialized_start=1599
-  _globals['_ROUTERSERVICE']._serialized_end=1932
+  _globals['_GENERATERESPONSE']._serialized_end=426
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=428
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=509
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=512
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=821
+  _globals['_DELTA']._serialized_start=823
+  _globals['_DELTA']._serialized_end=862
+  _globals['_MODELSWITCHED']._serialized_start=865
+  _globals['_MODELSWITCHED']._serialized_end=994
+  _globals['_ESCALATIONOFFERED']._serialized_start=996
+  _globals['_ESCALATIONOFFERED']._serialized_end=1060
+  _globals['_FINISHED']._serialized_start=1063
+  _globals['_FINISHED']._serialized_end=1199
+  _globals['_ROUTEREQUEST']._serialized_start=1201
+  _globals['_ROUTEREQUEST']._serialized_end=1258
+  _globals['_ROUTERESPONSE']._serialized_start=1260
+  _globals['_ROUTERESPONSE']._serialized_end=1316
+  _globals['_RECORDOUTCOMEREQUEST']._serialized_start=1319
+  _globals['_RECORDOUTCOMEREQUEST']._serialized_end=1521
+  _globals['_RECORDOUTCOMERESPONSE']._serialized_start=1523
+  _globals['_RECORDOUTCOMERESPONSE']._serialized_end=1546
+  _globals['_ROUTERSERVICE']._serialized_start=1675
+  _globals['_ROUTERSERVICE']._serialized_end=2008
 # @@protoc_insertion_point(module_scope)

@@ -80,6 +80,7 @@ class GenerateResponse(google.protobuf.message.Message):
     FINISH_REASON_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
     DECISION_FIELD_NUMBER: builtins.int
+    ESCALATION_OFFERED_FIELD_NUMBER: builtins.int
     finish_reason: headgate.v1.types_pb2.FinishReason.ValueType
     """Why it ended."""
     @property
@@ -94,6 +95,10 @@ class GenerateResponse(google.protobuf.message.Message):
     def decision(self) -> headgate.v1.types_pb2.Decision:
         """How it was decided and what it cost."""
 
+    @property
+    def escalation_offered(self) -> Global___EscalationOffered:
+        """Set where the policy doubts the answer. Empty means that it does not."""
+
     def __init__(
         self,
         *,
@@ -101,9 +106,10 @@ class GenerateResponse(google.protobuf.message.Message):
         finish_reason: headgate.v1.types_pb2.FinishReason.ValueType = ...,
         usage: headgate.v1.types_pb2.Usage | None = ...,
         decision: headgate.v1.types_pb2.Decision | None = ...,
+        escalation_offered: Global___EscalationOffered | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["decision", b"decision", "message", b"message", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["decision", b"decision", "finish_reason", b"finish_reason", "message", b"message", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["decision", b"decision", "escalation_offered", b"escalation_offered", "message", b"message", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["decision", b"decision", "escalation_offered", b"escalation_offered", "finish_reason", b"finish_reason", "message", b"message", "usage", b"usage"]) -> None: ...
 
 Global___GenerateResponse: typing_extensions.TypeAlias = GenerateResponse
 
@@ -248,23 +254,29 @@ Global___ModelSwitched: typing_extensions.TypeAlias = ModelSwitched
 
 @typing.final
 class EscalationOffered(google.protobuf.message.Message):
-    """The caller may ask the dearer model, by pinning it."""
+    """The caller may ask the dearer model, by pinning it, or wait for its answer where it is asked already."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: builtins.int
     GAIN_FIELD_NUMBER: builtins.int
+    JOB_ID_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model to pin."""
     gain: builtins.float
     """How much better it is expected to be, in [-1, 1]."""
+    job_id: builtins.str
+    """The job that asks it already, under a policy that upgrades later: WatchJob tells its answer, and the answer cache has
+    it from then on. Empty means that nobody asks it.
+    """
     def __init__(
         self,
         *,
         model: builtins.str = ...,
         gain: builtins.float = ...,
+        job_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["gain", b"gain", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gain", b"gain", "job_id", b"job_id", "model", b"model"]) -> None: ...
 
 Global___EscalationOffered: typing_extensions.TypeAlias = EscalationOffered
 

@@ -293,6 +293,7 @@ class PolicyOverride(google.protobuf.message.Message):
     BUDGET_NANOUSD_FIELD_NUMBER: builtins.int
     HOLD_BACK_TOKENS_FIELD_NUMBER: builtins.int
     EARLY_STOP_FIELD_NUMBER: builtins.int
+    UPGRADE_LATER_FIELD_NUMBER: builtins.int
     risk_target: builtins.float
     """Largest share of requests, in (0, 1), that may lose quality against always using the reference model. The
     policy uses the largest certified risk target that is not above it; FAILED_PRECONDITION if there is none.
@@ -306,6 +307,11 @@ class PolicyOverride(google.protobuf.message.Message):
     """
     early_stop: builtins.bool
     """Whether a draft is stopped while it is being written, where it is not worth its end."""
+    upgrade_later: builtins.bool
+    """Answers at once, and upgrades later: the cheapest model's answer is delivered as it comes, and where the policy
+    prefers another one's, that is queued as a job. No certificate covers what is delivered at once. UNIMPLEMENTED where
+    the operator has switched jobs off. Does nothing in a job's own query.
+    """
     def __init__(
         self,
         *,
@@ -313,13 +319,16 @@ class PolicyOverride(google.protobuf.message.Message):
         budget_nanousd: builtins.int = ...,
         hold_back_tokens: builtins.int | None = ...,
         early_stop: builtins.bool | None = ...,
+        upgrade_later: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_early_stop", b"_early_stop", "_hold_back_tokens", b"_hold_back_tokens", "budget_nanousd", b"budget_nanousd", "early_stop", b"early_stop", "hold_back_tokens", b"hold_back_tokens", "objective", b"objective", "risk_target", b"risk_target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_early_stop", b"_early_stop", "_hold_back_tokens", b"_hold_back_tokens", "budget_nanousd", b"budget_nanousd", "early_stop", b"early_stop", "hold_back_tokens", b"hold_back_tokens", "objective", b"objective", "risk_target", b"risk_target"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_early_stop", b"_early_stop", "_hold_back_tokens", b"_hold_back_tokens", "_upgrade_later", b"_upgrade_later", "budget_nanousd", b"budget_nanousd", "early_stop", b"early_stop", "hold_back_tokens", b"hold_back_tokens", "objective", b"objective", "risk_target", b"risk_target", "upgrade_later", b"upgrade_later"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_early_stop", b"_early_stop", "_hold_back_tokens", b"_hold_back_tokens", "_upgrade_later", b"_upgrade_later", "budget_nanousd", b"budget_nanousd", "early_stop", b"early_stop", "hold_back_tokens", b"hold_back_tokens", "objective", b"objective", "risk_target", b"risk_target", "upgrade_later", b"upgrade_later"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_early_stop", b"_early_stop"]) -> typing.Literal["early_stop"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_hold_back_tokens", b"_hold_back_tokens"]) -> typing.Literal["hold_back_tokens"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_upgrade_later", b"_upgrade_later"]) -> typing.Literal["upgrade_later"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["objective", b"objective"]) -> typing.Literal["risk_target", "budget_nanousd"] | None: ...
 

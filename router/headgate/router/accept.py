@@ -95,6 +95,21 @@ def no_regret(decision: Decision) -> bool:
     return decision.certificate is not None and decision.certificate.loss == "regret"
 
 
+def kept_for_now(decision: Decision, drafting: str) -> Decision:
+    """The final decision where the draft was delivered as it came, whatever was read in it."""
+    if not decision.escalated:
+        return decision
+    later = decision.model
+    after = {one.model: one.p_after_draft for one in decision.estimates}
+    said = f"{decision.explanation.removesuffix('.')} later; for now the draft stands."
+    if after.get(drafting) is not None and after.get(later) is not None:
+        said = (
+            f"The draft of {drafting} looks right with p = {after[drafting]:.2f} and stands for now; {later} "
+            f"is expected to be with p = {after[later]:.2f} and is worth asking later."
+        )
+    return replace(decision, prior=None, model=drafting, upgrade=later, explanation=said)
+
+
 def gain(decision: Decision, draft: Draft) -> float:
     """How much better than `draft` the answer of the decision's model is expected to be, in [-1, 1]."""
     found = {

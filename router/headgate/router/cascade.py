@@ -15,6 +15,9 @@ Rule 2: no clock, no waiting, no calls; the gateway performs the commands and re
 While a draft is being written, `look` tells whether it is to be stopped, or is the answer already: then
 what it is worth in the end can only be told with the Answer, which may offer an escalation.
 
+Where the answer can be upgraded later, a draft is delivered as it comes, and is the Answer whatever it
+shows; a doubtful one comes with an offer.
+
 A retry or a fallback answers a *failure*, an escalation answers *uncertainty*. A draft that was not
 accepted stays at hand: it may be the answer beside a second one, and is better than an error where the
 escalation fails.
@@ -24,7 +27,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headgate.router.accept import Look, gain, left_to_the_reference, look, no_regret, read
+from headgate.router.accept import Look, gain, kept_for_now, left_to_the_reference, look, no_regret, read
 from headgate.router.bundle import Bundle
 from headgate.router.decide import decide, exclusions
 from headgate.router.types import Decision, Draft, Pool, Query, Reason
@@ -94,6 +97,8 @@ class CallModel:
     escalation: bool = False
     beside: str = ""
     """The model whose answer is to be begun at the same time, for the case that the draft is not accepted."""
+    at_once: bool = False
+    """Whether the draft is not held back, but delivered as it comes."""
 
     @property
     def repeats(self) -> bool:
@@ -181,10 +186,9 @@ class Cascade:
             self._bundle = self._bundle.holding_back(query.hold_back)
         decision = decide(self._bundle, query, self._pool, now=self._now)
         drafts = decision.prior is not None
-        beside = self._pool.reference if drafts and query.hedged else ""
-        return self._start(
-            CallModel(decision.model, decision, attempt=1, fallback=False, draft=drafts, beside=beside)
-        )
+        now = drafts and query.upgrade_later
+        beside = self._pool.reference if drafts and query.hedged and not now else ""
+        return self._start(CallModel(decision.model, decision, 1, False, drafts, beside=beside, at_once=now))
 
     @property
     def hold_back(self) -> int:
@@ -222,8 +226,8 @@ class Cascade:
         return self._escalate(call, self._doubt or self._left(call, draft, _too_doubtful(draft)))
 
     def _after_unread(self, call: CallModel, draft: Draft) -> Command:
-        if self._accepted:
-            return self._end(Answer(call.model, self._accepted))
+        if self._accepted or call.at_once:
+            return self._end(Answer(call.model, self._accepted or call.decision))
         self._held.append(call.model)
         return self._escalate(call, self._left(call, draft, "could not be read"))
 
@@ -239,12 +243,14 @@ class Cascade:
 
     def _after_finish(self, call: CallModel, draft: Draft | None) -> Command:
         if not call.draft:
-            return self._end(Answer(call.model, call.decision))
+            return self._end(Answer(call.model, call.decision, offer=_upgrade(call)))
         if draft is None or self._bundle is None or self._query is None:
             raise ValueError(f"the call of {call.model!r} was for a draft")
         decision = read(self._bundle, self._query.text, _in_time(call), draft)
+        offer = Offer(decision.model, gain(decision, draft)) if decision.escalated else None
+        if call.at_once:
+            return self._end(Answer(call.model, kept_for_now(decision, call.model), offer=offer))
         if self._accepted:
-            offer = Offer(decision.model, gain(decision, draft)) if decision.escalated else None
             return self._end(Answer(call.model, self._accepted, offer=offer))
         self._held.append(call.model)
         if decision.model in self._held:
@@ -298,6 +304,16 @@ class Cascade:
     def _end(self, command: Answer | GiveUp) -> Command:
         self._call = None
         return command
+
+
+def _upgrade(call: CallModel) -> Offer | None:
+    """Of an answer that nobody read, the model that the policy would rather have had; a fallback's has none:
+    it is the better one already, or all there is."""
+    decision = call.decision
+    if not decision.upgrade or call.fallback:
+        return None
+    p = {one.model: one.p_correct or 0.0 for one in decision.estimates}
+    return Offer(decision.upgrade, p[decision.upgrade] - p[call.model])
 
 
 def _too_doubtful(draft: Draft) -> str:

@@ -8,6 +8,7 @@
     5. The policy takes the model of highest value. Where it may not have it, the reference answers
        instead, which never adds regret.
     6. Where the bundle reads that model's drafts, its answer is one: `accept` decides what becomes of it.
+       Where an answer can be upgraded later, the cheapest such model gives one at once.
 
 Whenever a step cannot be taken, the reference model answers, the decision says why and no certificate
 covers it.
@@ -118,6 +119,8 @@ def _chosen(case: _Case, bundle: Bundle, lam: float, certificate: Certificate) -
     assert e is not None  # noqa: S101  (only routed queries come here)
     index = bundle.policy.choose_one(e.p_correct, e.spread, e.relative_cost, lam)
     name = bundle.models[index]
+    if case.query.upgrade_later:
+        return _at_once(case, bundle, name, lam)
     if name not in case.eligible:
         return _instead(case, name, lam, certificate)
     kept = _session_model(case, name)
@@ -151,16 +154,45 @@ def _to_be_read(case: _Case, bundle: Bundle, index: int, lam: float, certificate
     return replace(_decision(case, name, Reason.POLICY, why, lam, certificate), prior=prior)
 
 
+def _at_once(case: _Case, bundle: Bundle, wanted: str, lam: float) -> Decision:
+    """The cheapest model, where possible one whose draft can be read; `wanted` is the policy's choice.
+
+    No certificate covers it: it speaks of answers of which the doubtful ones are not delivered.
+    """
+    e, known = case.estimate, [name for name in case.eligible if name in bundle.position]
+    assert e is not None  # noqa: S101  (only routed queries come here)
+    doubted = known if case.pool.reference in known else []
+    readable = [name for name in doubted if _can_be_read(case, bundle, name)]
+    if not known:
+        return _safe(case, Reason.OUTSIDE_CALIBRATION, "the bundle knows no model that may answer")
+    name = min(readable or known, key=lambda one: e.relative_cost[bundle.position[one]])
+    kept = _session_model(case, name)
+    if kept != name:
+        return _decision(case, kept, Reason.SESSION, f"the session stays on {kept}", lam)
+    sure = f"{name} is expected to be right with p = {e.p_correct[bundle.position[name]]:.2f}"
+    decision = _decision(case, name, Reason.POLICY, f"{sure} and answers at once", lam)
+    if readable:
+        tokens = e.completion_tokens[bundle.position[name]]
+        return replace(decision, prior=Prior(tuple(e.logits), tuple(e.relative_cost), tokens))
+    better = wanted if wanted in case.eligible else case.pool.reference
+    return replace(decision, upgrade=better if better in case.eligible and better != name else "")
+
+
+def _can_be_read(case: _Case, bundle: Bundle, name: str) -> bool:
+    reader = bundle.readers.get(name)
+    return reader is not None and (case.pool[name].logprobs or not reader.contents.logprobs)
+
+
 def _further(case: _Case, bundle: Bundle, drafting: str) -> dict[str, float]:
     """Models whose draft may be read after this one, with the tokens expected of it."""
     e, pool = case.estimate, case.pool
     assert e is not None  # noqa: S101  (only routed queries come here)
     return {
         name: e.completion_tokens[bundle.position[name]]
-        for name, reader in bundle.readers.items()
+        for name in bundle.readers
         if name != drafting
         and name in case.eligible
-        and (pool[name].logprobs or not reader.contents.logprobs)
+        and _can_be_read(case, bundle, name)
         and _take(case, drafting, name, pool.reference) <= case.query.seconds_left
     }
 

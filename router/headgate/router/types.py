@@ -124,6 +124,8 @@ class Query:
     """Whether a draft may be stopped before, where it is not worth its end."""
     hedged: bool = False
     """Whether the reference starts beside a draft: quicker where that is not accepted, and dearer."""
+    upgrade_later: bool = False
+    """Whether the cheapest model answers at once, and who would have answered instead is named."""
     session_model: str = ""
 
 
@@ -249,6 +251,8 @@ class Decision:
     is."""
     drafted_by: str = ""
     """The model whose draft was read before this was decided; empty where none was."""
+    upgrade: str = ""
+    """The model that the policy would rather have had answer than the one that did at once."""
 
     @property
     def escalated(self) -> bool:

@@ -167,6 +167,12 @@ class CascadeConfig(Strict):
     """Begins the reference's answer beside every draft: an escalation takes no longer than no draft at all,
     and each accepted draft wastes the beginning of a dear answer, which is paid and shown. For callers in a
     hurry."""
+    upgrade_later: bool = False
+    """Answers at once, and upgrades later: the cheapest model's answer is delivered as it comes, and where
+    the policy prefers another one's, that is queued as a job (`jobs.enabled`). No certificate covers what is
+    delivered at once."""
+    upgrade_within_s: int = Field(default=3600, ge=1, le=604_800)
+    """Seconds after which nobody needs the upgrade any more: an hour, as long as the cache keeps answers."""
 
 
 class TenantConfig(Strict):
@@ -354,6 +360,8 @@ class Config(Strict):
                 raise ValueError(f"tenants.{tenant}.models: the pool has no model {missing[0]!r}")
         if self.tenants and self.gateway.pepper is None:
             raise ValueError("gateway.pepper: required when there are tenants")
+        if not self.jobs.enabled and (later := self._upgrading_later()):
+            raise ValueError(f"{later}.upgrade_later: an upgrade is a job; set jobs.enabled")
         if self.jobs.enabled and self.tenants and self.jobs.key is None:
             raise ValueError("jobs.key: required when there are tenants; `headgate keys new` makes one")
         if not self.tenants and not self.gateway.open:
@@ -361,6 +369,12 @@ class Config(Strict):
         if self.gateway.open and not all(map(is_loopback, self._listeners())):
             raise ValueError("gateway.open: only allowed while every listener is on loopback")
         return self
+
+    def _upgrading_later(self) -> str:
+        """The first setting that wants upgrades; empty where none does."""
+        named = {f"tenants.{name}.cascade": tenant.cascade for name, tenant in self.tenants.items()}
+        wanted = {"policy.cascade": self.policy.cascade, **named}
+        return next((name for name, one in wanted.items() if one is not None and one.upgrade_later), "")
 
     def _shadow_holds(self) -> None:
         scorer = self.shadow.scorer

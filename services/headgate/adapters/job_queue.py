@@ -4,6 +4,7 @@ A task names a job and holds nothing of it. A task that is lost is queued again 
 comes twice finds that the job is taken or has ended: so nothing here retries, and nothing waits long.
 
     headgate:broker:headgate-interactive    list: tasks of the class that no runner has taken
+    headgate:broker:headgate-escalation     list: the same
     headgate:broker:headgate-batch          list: the same
     headgate:broker:unacked…                tasks that runners have taken, Celery's own account
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     import celery
 
 TASK: Final = "headgate.run"
-CLASSES: Final = ("interactive", "batch")
-"""The first one's tasks go first where a runner serves both."""
+CLASSES: Final = ("interactive", "escalation", "batch")
+"""Tasks of an earlier one go first where a runner serves several."""
 PREFIX: Final = "headgate:broker:"
 """Of everything that Celery keeps: the server may be the one of the records."""
 

@@ -61,6 +61,8 @@ class Submission:
     """POSIX seconds."""
     ticket: str
     """What lets a runner act for the tenant."""
+    upgrades: str = ""
+    """What the gateway is to know of an answer that this job upgrades; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Lease:
     fence: int
     query: bytes
     ticket: str
+    upgrades: str
     expires: float
     runs: int
     left_s: float
@@ -140,7 +143,7 @@ class RedisJobs:
         told = await self._run(
             "submit", self._keys(one.tenant, one.name),
             one.tenant, one.name, one.digest, one.query, one.job_class, one.batch, _ms(one.expires),
-            one.ticket, _ms(t.grace_s), _ms(t.keep_s),
+            one.ticket, _ms(t.grace_s), _ms(t.keep_s), one.upgrades,
         )  # fmt: skip
         return _text(told)
 
@@ -178,10 +181,11 @@ class RedisJobs:
         )
         if not isinstance(told, list):
             return None
-        fence, query, ticket, expires, runs, left = told
+        fence, query, ticket, upgrades, expires, runs, left = told
         return Lease(
-            tenant, name, int(fence), query, _text(ticket), int(expires) / 1000, int(runs), int(left) / 1000
-        )
+            tenant, name, int(fence), query, _text(ticket), _text(upgrades), int(expires) / 1000, int(runs),
+            int(left) / 1000,
+        )  # fmt: skip
 
     async def held(self, lease: Lease) -> bool:
         """Whether the lease is what it was; False where the job was cancelled, or another run has it."""

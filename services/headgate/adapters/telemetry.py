@@ -30,6 +30,10 @@ NAMES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         "Answers whose end was doubtful after they had begun.",
         ("model",),
     ),
+    "headgate_upgrades_total": (
+        "Upgrades of answers given at once: queued or unqueued, and once there, changed or same.",
+        ("model", "became"),
+    ),
     "headgate_cache_total": ("What the answer cache had to do with answers.", ("status",)),
     "headgate_cost_nanousd_total": ("What calls of workers cost, in nano-dollars.", ("model",)),
     "headgate_overhead_seconds": ("Time spent in the gateway itself, per request.", ()),
@@ -69,6 +73,7 @@ class Metrics:
         self.hedges = self._counter("headgate_hedges_total")
         self.wasted_hedge_tokens = self._counter("headgate_wasted_hedge_tokens_total")
         self.escalations_offered = self._counter("headgate_escalations_offered_total")
+        self.upgrades = self._counter("headgate_upgrades_total")
         self.cache = self._counter("headgate_cache_total")
         self.cost = self._counter("headgate_cost_nanousd_total")
         self.ledger_dropped = self._counter("headgate_ledger_dropped_total")

@@ -18,10 +18,11 @@ from headgate.cli.connect import (
     connected,
     worded,
 )
+from headgate.cli.jobs.watch import show
 from headgate.cli.state import CommandError, State
 from headgate.cli.watch import View
 from headgate.cli.words import as_json, summary
-from headgate.client import Answer, AnswerStream
+from headgate.client import Answer, AnswerStream, Client
 from headgate.client.types import Options
 
 
@@ -37,6 +38,12 @@ def ask(
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens; 0: the model's limit.")] = 0,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     require: RequireOption = None,
+    upgrade_later: Annotated[
+        bool,
+        typer.Option(
+            "--upgrade-later", help="The cheapest answer at once, a better one as soon as there is."
+        ),
+    ] = False,
     watch: Annotated[
         bool,
         typer.Option("--watch", help="Show how it comes about: unsure tokens, drafts not accepted."),
@@ -57,6 +64,8 @@ def ask(
 
     [bold]headgate ask --model large "Sort up: 27 20 38 68"[/bold]
 
+    [bold]headgate ask --upgrade-later "Sort up: 27 20 38 68"[/bold]
+
     [bold]echo "Reverse stressed" | headgate ask --json | jq .decision.model[/bold]
     """
     state: State = context.obj
@@ -65,11 +74,20 @@ def ask(
     text, view = _question(question), View() if watch else None
     options = _options(model, risk_target, max_tokens, temperature)
     options["required_capabilities"] = require or ()
+    if upgrade_later:
+        options["upgrade_later"] = True
     with (
         connected(state, address, key, root_certificate, timeout_s) as client,
         client.stream(text, watch=watch, **options) as stream,
     ):
         answer = view.show(stream) if view else _collect(stream) if as_object else _print(stream)
+        _close(answer, view, max_tokens, as_object)
+        if upgrade_later and not as_object:
+            _await_upgrade(client, answer, told=view is not None)
+
+
+def _close(answer: Answer, view: View | None, max_tokens: int, as_object: bool) -> None:
+    """What is to be said of an answer once it is there."""
     remark = _remark(answer, max_tokens)
     if remark:
         print(remark, file=sys.stderr)
@@ -79,6 +97,25 @@ def ask(
         print(json.dumps(_object(answer)))
     else:
         typer.secho(summary(answer.decision), err=True, dim=True)
+
+
+def _await_upgrade(client: Client, answer: Answer, *, told: bool) -> None:
+    """Shows the better answer, where one is queued; why it is has perhaps been `told`."""
+    offered = answer.escalation_offered
+    if offered is None:
+        return
+    doubt = (
+        f"the policy doubts this answer; {offered.model} is expected to do better (gain {offered.gain:.2f})"
+    )
+    if not offered.job_id:
+        raise CommandError(f"{doubt}, but could not be queued: --model {offered.model} asks it")
+    if not told:
+        queued = f"and is queued; Ctrl-C does not stop it: headgate jobs watch {offered.job_id}"
+        typer.secho(f"{doubt} {queued}", err=True, dim=True)
+    job = show(client.jobs.watch(offered.job_id))
+    if job.answer is None:
+        raise typer.Exit(1)
+    typer.secho(summary(job.answer.decision), err=True, dim=True)
 
 
 def _question(argument: str | None) -> str:
@@ -129,4 +166,5 @@ def _object(answer: Answer) -> dict[str, object]:
         "finish_reason": answer.finish_reason,
         "usage": asdict(answer.usage),
         "decision": as_json(answer.decision),
+        "escalation_offered": asdict(answer.escalation_offered) if answer.escalation_offered else None,
     }

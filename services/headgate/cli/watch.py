@@ -124,9 +124,12 @@ def _legend() -> Text:
 
 
 def _offered(offer: EscalationOffered) -> str:
+    asked = (
+        f"headgate jobs watch {offer.job_id} shows it" if offer.job_id else f"--model {offer.model} asks it"
+    )
     return (
         f"The policy came to doubt this answer after it had begun. {offer.model} is expected to do better "
-        f"(gain {offer.gain:.2f}): --model {offer.model} asks it."
+        f"(gain {offer.gain:.2f}): {asked}."
     )
 
 

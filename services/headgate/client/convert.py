@@ -14,6 +14,7 @@ from headgate.client.types import (
     Conversation,
     Decision,
     Delta,
+    EscalationOffered,
     Message,
     ModelEstimate,
     ModelSwitched,
@@ -37,7 +38,7 @@ _SOURCES = {
 _SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
 _PLAIN = ("model", "session", "request_id", "metadata", "required_capabilities")
 _OBJECTIVES = ("risk_target", "budget_nanousd")
-_POLICY = (*_OBJECTIVES, "hold_back_tokens", "early_stop")
+_POLICY = (*_OBJECTIVES, "hold_back_tokens", "early_stop", "upgrade_later")
 
 
 def to_query(conversation: Conversation, options: Options) -> types_pb2.Query:
@@ -90,22 +91,33 @@ def from_response(response: router_pb2.GenerateResponse) -> Answer:
         finish_reason=word(types_pb2.FinishReason, response.finish_reason),
         usage=_from_usage(response.usage),
         decision=from_decision(response.decision),
+        escalation_offered=from_offered(response.escalation_offered)
+        if response.HasField("escalation_offered")
+        else None,
     )
 
 
-def from_finished(text: str, finished: router_pb2.Finished) -> Answer:
+def from_finished(
+    text: str, finished: router_pb2.Finished, offered: EscalationOffered | None = None
+) -> Answer:
     """The answer whose `text` arrived in pieces."""
     return Answer(
         text=text,
         finish_reason=word(types_pb2.FinishReason, finished.finish_reason),
         usage=_from_usage(finished.usage),
         decision=from_decision(finished.decision),
+        escalation_offered=offered,
     )
 
 
 def from_delta(delta: router_pb2.Delta) -> Delta:
     """A piece of text."""
     return Delta(delta.text, tuple(delta.logprobs))
+
+
+def from_offered(offered: router_pb2.EscalationOffered) -> EscalationOffered:
+    """A doubt."""
+    return EscalationOffered(offered.model, offered.gain, offered.job_id)
 
 
 def from_switched(switched: router_pb2.ModelSwitched) -> ModelSwitched:

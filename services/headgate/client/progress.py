@@ -15,6 +15,7 @@ class Progress:
         self._pieces: list[str] = []
         self.decision: Decision | None = None
         self._answer: Answer | None = None
+        self._offered: EscalationOffered | None = None
 
     @property
     def text(self) -> str:
@@ -40,10 +41,13 @@ class Progress:
         if kind == "error":
             raise self.failed(from_status(response.error))
         if kind == "finished":
-            self._answer = convert.from_finished(self.text, response.finished)
+            self._answer = convert.from_finished(self.text, response.finished, self._offered)
             self.decision = self._answer.decision
             return self._answer
-        return _note(response, kind)
+        if kind == "escalation_offered":
+            self._offered = convert.from_offered(response.escalation_offered)
+            return self._offered
+        return convert.from_switched(response.model_switched) if kind == "model_switched" else None
 
     def ended(self) -> None:
         """The call ended with OK; StreamCut if no terminal event came before."""
@@ -53,11 +57,3 @@ class Progress:
     def failed(self, error: HeadgateError) -> HeadgateError:
         """The error to raise, knowing the text so far."""
         return cut_after(self.text, error)
-
-
-def _note(response: router_pb2.StreamGenerateResponse, kind: str | None) -> StreamEvent | None:
-    if kind == "model_switched":
-        return convert.from_switched(response.model_switched)
-    if kind == "escalation_offered":
-        return EscalationOffered(response.escalation_offered.model, response.escalation_offered.gain)
-    return None

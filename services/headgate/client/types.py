@@ -40,6 +40,8 @@ class Options(TypedDict, total=False):
     """How much of a draft is read before it is an answer, at most: 0 reads none, 32,768 whole ones."""
     early_stop: bool
     """Whether a draft is stopped while it is being written, where it is not worth its end."""
+    upgrade_later: bool
+    """Whether the cheapest model answers at once, and a dearer one later, as a job, where it is in doubt."""
     temperature: float
     """0 (greedy) to 2."""
     top_p: float
@@ -191,10 +193,13 @@ class ModelSwitched:
 
 @dataclass(frozen=True, slots=True)
 class EscalationOffered:
-    """The policy doubts the answer that it has begun to deliver; pin `model` to ask the dearer one."""
+    """The policy doubts the answer that it has delivered; pin `model` to ask the dearer one."""
 
     model: str
     gain: float
+    """How much better it is expected to be, in [-1, 1]."""
+    job_id: str = ""
+    """The job that asks it already, for `jobs.watch`; empty where nobody does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +211,8 @@ class Answer:
     """`stop`, `length` or `declined`."""
     usage: Usage
     decision: Decision
+    escalation_offered: EscalationOffered | None = None
+    """Where the policy doubts it."""
 
 
 StreamEvent = Decision | Delta | ModelSwitched | EscalationOffered | Answer

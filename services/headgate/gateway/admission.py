@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
@@ -26,6 +26,7 @@ OPEN_TENANT: Final = "open"
 """Who callers without a key are while the gateway is open."""
 SHED_RETRY_S: Final = 0.5
 TICKET_KEY: Final = "headgate-ticket"
+UPGRADES_KEY: Final = "headgate-upgrades"
 _SCHEME: Final = "bearer "
 _HEALTH: Final = "/grpc.health.v1.Health/"
 
@@ -49,6 +50,10 @@ class Caller:
     """What becomes of drafts; None means as the gateway says."""
     runs_jobs: bool = False
     """A job runner, which acts for others by their jobs' tickets and for nobody without."""
+    in_a_job: bool = False
+    """A tenant, for whom a job runner acts: nobody is on the line."""
+    upgrades: str = ""
+    """What that job upgrades, in its record's words; empty where nothing."""
 
 
 CALLER: Final[ContextVar[Caller]] = ContextVar("headgate_caller")
@@ -78,19 +83,23 @@ class Keyring:
             own, runner = config.jobs.key, Caller("", runs_jobs=True)
             self._keys[own.id] = _Key(runner, bytes.fromhex(own.hmac_sha256), _instant(own.expires))
 
-    def identify(self, authorization: str | bytes | None, now: float, ticket: str = "") -> Caller:
+    def identify(
+        self, authorization: str | bytes | None, now: float, ticket: str = "", upgrades: str = ""
+    ) -> Caller:
         """The caller with these credentials; of a job runner the tenant whose job's ticket it presents.
 
         Raises KeyMissingError or KeyInvalidError, never saying why.
         """
         if self._open and (authorization is None or not self._keys):
-            return Caller(OPEN_TENANT)
+            return Caller(OPEN_TENANT, in_a_job=bool(upgrades), upgrades=upgrades)
         if not authorization:
             raise KeyMissingError("send a key in call metadata: authorization: Bearer <id>.<secret>")
         key = self._matching(authorization)
         if key is None or now >= key.expires:
             raise KeyInvalidError("the key is unknown, wrong or expired")
-        return self._acting(ticket, now) if key.caller.runs_jobs else key.caller
+        if not key.caller.runs_jobs:
+            return key.caller
+        return replace(self._acting(ticket, now), in_a_job=True, upgrades=upgrades)
 
     def _acting(self, ticket: str, now: float) -> Caller:
         tenant = tickets.tenant_of(self._pepper, ticket, now)
@@ -164,8 +173,7 @@ class Door(grpc.aio.ServerInterceptor):
         if method.startswith(_HEALTH):
             return await continuation(handler_call_details)
         try:
-            authorization, ticket = _credentials(handler_call_details)
-            CALLER.set(self.keys.identify(authorization, self._now(), ticket))
+            CALLER.set(self.keys.identify(*_presented(handler_call_details, self._now())))
             self._room.check()
         except ServiceError as error:
             self._refused(method, error)
@@ -173,15 +181,14 @@ class Door(grpc.aio.ServerInterceptor):
         return await continuation(handler_call_details)
 
 
-def _credentials(details: grpc.HandlerCallDetails) -> tuple[str | bytes | None, str]:
-    """Key and ticket. Of several the last one counts."""
-    found, ticket = None, ""
-    for name, value in details.invocation_metadata or ():
-        if name == "authorization":
-            found = value
-        elif name == TICKET_KEY:
-            ticket = value if isinstance(value, str) else value.decode("latin-1")
-    return found, ticket
+def _presented(details: grpc.HandlerCallDetails, now: float) -> tuple[str | bytes | None, float, str, str]:
+    """What `identify` asks for. Of several values the last one counts."""
+    found = dict(details.invocation_metadata or ())
+    return found.get("authorization"), now, _text(found.get(TICKET_KEY)), _text(found.get(UPGRADES_KEY))
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value or ""
 
 
 def _refusal(error: ServiceError) -> Handler:

@@ -68,10 +68,11 @@ def key(tenant: str, query: types_pb2.Query, decision: Decision, model_version: 
 
 def _read_under(decision: Decision) -> bytes:
     """Whether a draft is accepted hangs on λ and the hold-back as well, and any model that may answer can be
-    the one that does; who answers without a draft is in the key already."""
+    the one that does; who answers without a draft is in the key already, but where that may be upgraded, a
+    better model's answer takes its place."""
     if decision.prior is None:
-        return b""
-    held_back = decision.certificate.hold_back if decision.certificate else 0
+        return b"to be upgraded" if decision.upgrade else b""
+    held_back = decision.certificate.hold_back if decision.certificate else "at once"
     may = sorted(one.model for one in decision.estimates if not one.excluded_because)
     return f"{decision.lam!r} {held_back} {' '.join(may)}".encode()
 
@@ -149,6 +150,8 @@ def _seal(at: Key, answer: router_pb2.GenerateResponse) -> bytes:
     kept = router_pb2.GenerateResponse(
         message=answer.message, finish_reason=answer.finish_reason, usage=answer.usage
     )
+    if answer.HasField("escalation_offered"):
+        kept.escalation_offered.CopyFrom(answer.escalation_offered)
     if answer.decision.drafted_by:
         for name in ("model", "drafted_by", "explanation"):
             setattr(kept.decision, name, getattr(answer.decision, name))

@@ -21,6 +21,7 @@ from headgate.adapters.config import CascadeConfig
 from headgate.adapters.status_map import (
     ContextTooLongError,
     DeadlineError,
+    JobsOffError,
     ModelUnknownError,
     PermissionDeniedError,
     ServiceError,
@@ -28,7 +29,7 @@ from headgate.adapters.status_map import (
     WorkerUnavailableError,
 )
 from headgate.adapters.telemetry import Metrics
-from headgate.gateway import answer_cache, convert, failures, records
+from headgate.gateway import answer_cache, convert, failures, records, upgrades
 from headgate.gateway.admission import Caller
 from headgate.gateway.answer_cache import AnswerCache
 from headgate.gateway.bundle_store import BundleStore
@@ -40,6 +41,7 @@ from headgate.gateway.looks import Looks, StoppedError
 from headgate.gateway.records import Ended, Recorder
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.shadow import Answered, Shadow
+from headgate.gateway.upgrades import Upgrade, Upgrades
 from headgate.gateway.workers import Call, Worker, Workers
 from headgate.router.cascade import (
     Answer,
@@ -79,8 +81,10 @@ class Conductor:
         cascade: CascadeConfig,
         drain: Drain,
         shadow: Shadow | None = None,
+        later: Upgrades | None = None,
     ) -> None:
-        """`objective` is the operator's; None means the bundle's own. Without `shadow` nothing is sampled."""
+        """`objective` is the operator's; None means the bundle's own. Without `shadow` nothing is sampled,
+        without `later` nothing is upgraded."""
         self.objective = objective
         self.cascade = cascade
         self._workers = workers
@@ -91,6 +95,7 @@ class Conductor:
         self._metrics = metrics
         self._drain = drain
         self._shadow = shadow
+        self._upgrades = later
 
     def default_objective(self) -> Objective:
         """What queries aim at whose tenant has no objective: the operator's, else the bundle's."""
@@ -160,7 +165,7 @@ class Conductor:
         if last.draft:
             await self._deliver_draft(journey, last)
         if last.offer is not None:
-            await self._offer(journey, last.model, last.offer)
+            await self._offer(journey, last.model, last.offer, at)
         kept_by = at if last.decision.certificate or not command.decision.certificate else None
         return await self._finish(journey, last, kept_by)
 
@@ -174,6 +179,7 @@ class Conductor:
         terms = convert.cascade(usual, journey.wire.policy_override, journey.deliver is not None)
         if terms.hold_back_s is not None and journey.deliver is not None:
             journey.patience = terms.hold_back_s
+        terms = self._with_upgrades(journey, terms)
         query = convert.query(journey.wire, wanted, allowed, session or "", seconds_left, terms)
         cascade, command = self._first_command(journey, query, pool)
         journey.decision = command.decision
@@ -186,6 +192,17 @@ class Conductor:
             journey.degraded.add(types_pb2.DEGRADATION_BRAIN)
         self._metrics.decisions.labels(command.model, command.decision.reason.value).inc()
         return cascade, command
+
+    def _with_upgrades(self, journey: Journey, terms: CascadeConfig) -> CascadeConfig:
+        """The terms; a job's own query has time, and is answered once and well."""
+        if not terms.upgrade_later:
+            return terms
+        if journey.arrival.caller.in_a_job:
+            return terms.model_copy(update={"upgrade_later": False})
+        if self._upgrades is None:
+            raise JobsOffError("query.policy_override.upgrade_later: this gateway takes no jobs")
+        journey.upgrade_within_s = terms.upgrade_within_s
+        return terms
 
     def _first_command(self, journey: Journey, query: Query, pool: Pool) -> tuple[Cascade, CallModel]:
         cascade = Cascade(self._bundles.current, pool, now=time.time())
@@ -276,6 +293,8 @@ class Conductor:
         journey.usage = kept.usage
         await self._keep_session(journey, model)
         await self._deliver(journey, convert.text(kept.message))
+        if kept.HasField("escalation_offered"):
+            await self._tell_offer(journey, kept.escalation_offered)
         return self._response(journey, model)
 
     async def _perform(
@@ -295,7 +314,7 @@ class Conductor:
             return failures.left_out(journey, worker)
         if command.fallback or command.escalation:
             await self._switch(journey, command)
-        journey.start(holding=command.draft)
+        journey.start(command.draft, holding=command.draft and not command.at_once)
         if command.beside:
             self._begin_beside(journey, command.beside)
         try:
@@ -428,11 +447,19 @@ class Conductor:
         for piece in held.pieces or [router_pb2.Delta(text="".join(held.text))]:
             await self._deliver(journey, piece.text, piece.logprobs)
 
-    async def _offer(self, journey: Journey, model: str, offer: Offer) -> None:
+    async def _offer(self, journey: Journey, model: str, offer: Offer, at: answer_cache.Key | None) -> None:
         """The end of an answer is doubtful whose beginning was delivered: nothing is retracted."""
         self._metrics.escalations_offered.labels(model).inc()
+        job = ""
+        if self._upgrades is not None and journey.upgrade_within_s:
+            job = await self._upgrades.queue(journey, offer.model, at)
+            self._metrics.upgrades.labels(offer.model, "queued" if job else "unqueued").inc()
+        offered = router_pb2.EscalationOffered(model=offer.model, gain=offer.gain, job_id=job)
+        await self._tell_offer(journey, offered)
+
+    async def _tell_offer(self, journey: Journey, offered: router_pb2.EscalationOffered) -> None:
+        journey.offered = offered
         if journey.deliver is not None:
-            offered = router_pb2.EscalationOffered(model=offer.model, gain=offer.gain)
             await journey.deliver(Event(escalation_offered=offered))
 
     def _begin_beside(self, journey: Journey, model: str) -> None:
@@ -516,7 +543,19 @@ class Conductor:
         response = self._response(journey, end.model)
         if at is not None:
             self._cache.keep(at, response)
+        first = Upgrade.read(journey.arrival.caller.upgrades)
+        if first is not None:
+            self._upgraded(journey, first, response)
         return response
+
+    def _upgraded(self, journey: Journey, first: Upgrade, response: router_pb2.GenerateResponse) -> None:
+        """An answer of an earlier request is upgraded by this one."""
+        journey.upgraded = upgrades.facts(first, response)
+        became = "changed" if journey.upgraded["changed"] == "yes" else "same"
+        self._metrics.upgrades.labels(journey.model, became).inc()
+        place = upgrades.replaced(journey.arrival.caller.tenant, first, response)
+        if place is not None:
+            self._cache.keep(*place)
 
     async def _keep_session(self, journey: Journey, model: str) -> None:
         if not await self._sessions.keep(journey.arrival.caller.tenant, journey.wire.session, model):
@@ -529,6 +568,7 @@ class Conductor:
             finish_reason=journey.finish_reason,
             usage=journey.usage,
             decision=self._decision(journey, model),
+            escalation_offered=journey.offered,
         )
 
     def _decision(self, journey: Journey, model: str) -> types_pb2.Decision:
@@ -553,6 +593,7 @@ class Conductor:
         ended = Ended(code, took, finish, journey.usage)
         tenant = journey.arrival.caller.tenant
         record = records.request(tenant, decision, journey.wire.metadata, ended, time.time())
+        record = {**record, **journey.upgraded}
         if self._shadow is not None and self._shadow.on and final is not None:
             record = self._shadow.offer(record, self._answered(journey, final.model))
         self._recorder.record(record)
@@ -619,7 +660,7 @@ def _end(worker: Worker, call: Call | Hedge) -> None:
 
 def _request(journey: Journey, worker: Worker) -> worker_pb2.WorkerServiceGenerateRequest:
     """Of a draft, and by who watches, the log-probabilities are wanted, where the worker tells them."""
-    wanted = journey.holding or journey.watched is not None
+    wanted = journey.drafting or journey.watched is not None
     return worker_pb2.WorkerServiceGenerateRequest(
         messages=journey.wire.messages,
         sampling=journey.wire.sampling,

@@ -57,6 +57,7 @@ def query(
         hold_back=cascade.hold_back_tokens,
         early_stop=cascade.early_stop,
         hedged=cascade.hedge,
+        upgrade_later=cascade.upgrade_later,
     )
 
 
@@ -68,10 +69,14 @@ def cascade(usual: CascadeConfig, override: types_pb2.PolicyOverride, streams: b
     changes: dict[str, object] = {}
     if not streams and 0 < usual.hold_back_tokens < WHOLE:
         changes["hold_back_tokens"] = WHOLE
-    for name in ("hold_back_tokens", "early_stop"):
+    for name in ("hold_back_tokens", "early_stop", "upgrade_later"):
         if override.HasField(name):
             changes[name] = getattr(override, name)
-    return usual.model_copy(update=changes) if changes else usual
+    asked = usual.model_copy(update=changes) if changes else usual
+    if asked.upgrade_later and 0 < asked.hold_back_tokens < WHOLE:
+        # Nothing is held back, and a whole draft tells most.
+        return asked.model_copy(update={"hold_back_tokens": WHOLE})
+    return asked
 
 
 def text(message: types_pb2.Message) -> str:

@@ -53,32 +53,52 @@ class JobDesk:
         self._jobs = jobs
         self._queue = queue
         self._pepper = pepper
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def submit(self, tenant: str, request: jobs_pb2.SubmitJobRequest) -> jobs_pb2.Job:
         """The job, as it is written or was before. Raises JobExistsError."""
-        one = self._submission(tenant, request)
+        query = types_pb2.Query()
+        query.CopyFrom(request.query)
+        query.request_id = query.request_id or uuid.uuid4().hex
+        job_class = _CLASSES[request.job_class]
+        one = self._accepted(tenant, query, job_class, request.batch_id, request.within_s or WITHIN_S)
+        if await self._written(one):
+            await self._enqueue(one)
+        return await self.job(tenant, one.name)
+
+    def _accepted(
+        self,
+        tenant: str,
+        query: types_pb2.Query,
+        job_class: str,
+        batch: str,
+        within_s: int,
+        upgrades: str = "",
+    ) -> Submission:
+        name, expires = query.request_id, time.time() + within_s
+        packed = query.SerializeToString(deterministic=True)
+        same = hashlib.sha256(b"\0".join((packed, job_class.encode(), batch.encode()))).digest()
+        ticket = tickets.sign(self._pepper, tenant, name, expires) if self._pepper else ""
+        return Submission(tenant, name, packed, same, job_class, batch, expires, ticket, upgrades)
+
+    async def _written(self, one: Submission) -> bool:
+        """Whether the record is new. Raises JobExistsError where another job has the name."""
         try:
             told = await self._jobs.submit(one)
         except SideRoomError:
             raise _away() from None
         if told == "other":
             raise JobExistsError("query.request_id: another query has this name")
-        if told == "new":
-            await self._enqueue(one)
-        return await self.job(tenant, one.name)
+        return told == "new"
 
-    def _submission(self, tenant: str, request: jobs_pb2.SubmitJobRequest) -> Submission:
-        query = types_pb2.Query()
-        query.CopyFrom(request.query)
-        query.request_id = query.request_id or uuid.uuid4().hex
-        expires = time.time() + (request.within_s or WITHIN_S)
-        packed = query.SerializeToString(deterministic=True)
-        job_class = _CLASSES[request.job_class]
-        same = hashlib.sha256(b"\0".join((packed, job_class.encode(), request.batch_id.encode())))
-        ticket = tickets.sign(self._pepper, tenant, query.request_id, expires) if self._pepper else ""
-        return Submission(
-            tenant, query.request_id, packed, same.digest(), job_class, request.batch_id, expires, ticket
-        )
+    async def upgrade(self, tenant: str, query: types_pb2.Query, within_s: int, upgrades: str) -> None:
+        """Queues what was answered once already, for a better answer. Durable when it returns; the queue is
+        told later, for an answer waits. Raises as `submit`."""
+        one = self._accepted(tenant, query, "escalation", "", within_s, upgrades)
+        if await self._written(one):
+            task = asyncio.create_task(self._enqueue(one))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
 
     async def _enqueue(self, one: Submission) -> None:
         """A queue that is away costs the job some seconds, and nothing else."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -67,8 +67,10 @@ class Journey:
     """The answer so far, of the attempt that runs."""
     logprobs: list[float] = field(default_factory=list)
     """Of its tokens, where they were asked for."""
+    drafting: bool = False
+    """Whether it is a draft, which is read."""
     holding: bool = False
-    """Whether it is a draft, which is delivered once it is accepted."""
+    """Whether it is delivered once it is accepted, and not before."""
     patience: float = math.inf
     """Seconds after which a draft is accepted or not, though the hold-back is not over."""
     hedge: Hedge | None = None
@@ -80,6 +82,12 @@ class Journey:
     finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED
     usage: types_pb2.Usage = field(default_factory=types_pb2.Usage)
     failure: ServiceError | None = None
+    upgrade_within_s: int = 0
+    """Seconds within which a doubtful answer may be upgraded; 0: not at all."""
+    offered: router_pb2.EscalationOffered | None = None
+    """Where the policy doubts what is delivered."""
+    upgraded: Mapping[str, str] = field(default_factory=dict)
+    """What its record tells of the earlier answer that this one upgrades."""
 
     @classmethod
     def of(
@@ -116,14 +124,14 @@ class Journey:
         tokens = estimate_tokens("".join(self.text)) if written is None else written
         return types_pb2.Usage(prompt_tokens=prompt, completion_tokens=tokens, estimated=True)
 
-    def start(self, holding: bool) -> None:
+    def start(self, drafting: bool, holding: bool) -> None:
         """Another attempt begins; nothing of the last one is left but what is held."""
         self.text.clear()
         self.logprobs.clear()
         if self.watched is not None:
             self.watched.clear()
         self.finish_reason, self.usage = types_pb2.FINISH_REASON_UNSPECIFIED, types_pb2.Usage()
-        self.holding = holding
+        self.drafting, self.holding = drafting, holding
 
     def so_far(self) -> Held:
         """What the attempt that runs has written."""

@@ -43,6 +43,7 @@ from headgate.gateway.records import Recorder
 from headgate.gateway.servicer import SERVICE, RouterServicer
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.shadow import Places, Shadow, draw_key
+from headgate.gateway.upgrades import Upgrades
 from headgate.gateway.visits import Visits
 from headgate.gateway.workers import Worker, Workers
 from headgate.router.types import Objective
@@ -105,12 +106,14 @@ class Gateway:
         self._shadow = Shadow(
             config.shadow, draw_key(sources.pepper), self._workers, self._places(), self._metrics
         )
+        self._jobs = self._job_records()
+        self._queue = JobQueue(sources.broker_url) if self._jobs and sources.broker_url else None
+        self._desk = JobDesk(self._jobs, self._queue, sources.pepper) if self._jobs else None
         self._conductor = Conductor(
             self._workers, self._bundles, self._cache, Sessions(store), self._recorder, self._metrics,
             _objective(config.policy), config.policy.cascade, self._drain, self._shadow,
+            Upgrades(self._desk) if self._desk else None,
         )  # fmt: skip
-        self._jobs = self._job_records()
-        self._queue = JobQueue(sources.broker_url) if self._jobs and sources.broker_url else None
         self._draining = False
         self._public = self._public_server()
         self._admin = self._admin_server()
@@ -260,8 +263,7 @@ class Gateway:
         visits = Visits(self._room, self._metrics)
         servicer = RouterServicer(self._conductor, self._recorder, visits, self._drain)
         router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
-        desk = JobDesk(self._jobs, self._queue, self._sources.pepper) if self._jobs else None
-        jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(desk, visits, self._drain), server)
+        jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(self._desk, visits, self._drain), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, jobs.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)

@@ -147,7 +147,8 @@ class JobRunner:
         return self._again(why, lease, counted=heard.begun)
 
     def _credentials(self, lease: Lease) -> tuple[tuple[str, str], ...]:
-        return self._metadata + ((("headgate-ticket", lease.ticket),) if lease.ticket else ())
+        told = (("headgate-ticket", lease.ticket), ("headgate-upgrades", lease.upgrades))
+        return self._metadata + tuple(one for one in told if one[1])
 
     def _again(self, why: status_pb2.Status, lease: Lease, *, counted: bool) -> Ending:
         told = status_map.retry_after_s(why) or 0.0

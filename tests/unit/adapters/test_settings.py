@@ -100,6 +100,10 @@ def test_a_missing_or_unreadable_file_is_one_sentence():
         ),
         (SMALLEST + "pool:\n  'a b': {}\n", "headgate.yaml:5: pool.a b: must be 1 to 64 letters"),
         (
+            SMALLEST + "policy:\n  cascade: {upgrade_later: true}\n",
+            "headgate.yaml:5: policy.cascade.upgrade_later: an upgrade is a job; set jobs.enabled",
+        ),
+        (
             SMALLEST + "policy:\n  reference: m\n",
             "headgate.yaml:5: policy.reference: the pool has no model 'm'",
         ),

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.adapters.config import Config
+from headgate.adapters.config import Config, JobsConfig
 from headgate.adapters.status_map import KeyInvalidError, KeyMissingError, OverloadedError
+from headgate.gateway import tickets
 from headgate.gateway.admission import OPEN_TENANT, Keyring, Room, digest
 from headgate.router.types import Objective
 
@@ -96,6 +97,16 @@ def test_an_open_gateway_takes_callers_without_a_key_but_no_wrong_key() -> None:
     assert ring.identify("Bearer k1.secret-k1", NOW).tenant == "acme"
     with pytest.raises(KeyInvalidError):
         ring.identify("Bearer k1.wrong", NOW)
+
+
+def test_only_a_job_runner_says_what_a_job_upgrades() -> None:
+    own = {"id": "runners", "hmac_sha256": digest(PEPPER, "secret-runners").hex()}
+    jobs = config().model_copy(update={"jobs": JobsConfig.model_validate({"enabled": True, "key": own})})
+    ring, ticket = Keyring(jobs, PEPPER), tickets.sign(PEPPER, "acme", "job-1", NOW + 60)
+    runner = ring.identify("Bearer runners.secret-runners", NOW, ticket, "an upgrade")
+    assert (runner.tenant, runner.in_a_job, runner.upgrades) == ("acme", True, "an upgrade")
+    tenant = ring.identify("Bearer k1.secret-k1", NOW, ticket, "an upgrade")
+    assert (tenant.tenant, tenant.in_a_job, tenant.upgrades) == ("acme", False, "")
 
 
 def test_the_room_has_an_end_and_places_come_back() -> None:

@@ -80,6 +80,11 @@ def test_a_draft_read_under_another_lambda_is_another_answer() -> None:
     assert len({key_of(query, decision=loose), *unread}) == 2
 
 
+def test_what_may_be_upgraded_is_another_answer() -> None:
+    query = types_pb2.Query()
+    assert key_of(query) != key_of(query, decision=replace(DECISION, upgrade="large"))
+
+
 def test_where_a_draft_is_read_the_models_that_may_answer_count() -> None:
     """After a draft any of them may: one that lacks what is required now must not have answered then."""
     query, prior = types_pb2.Query(), Prior((0.0,) * 3, (0.1, 0.2, 1.0), 5.0)

@@ -60,6 +60,13 @@ def test_a_draft_is_held_back_as_the_query_asks_else_as_is_usual_where_it_stream
     assert (found.hold_back_tokens, found.early_stop, found.hedge) == (hold_back, True, True)
 
 
+@pytest.mark.parametrize(("usual", "read"), [(24, WHOLE), (WHOLE, WHOLE), (0, 0)])
+def test_what_is_delivered_at_once_is_read_whole(usual: int, read: int) -> None:
+    later = types_pb2.PolicyOverride(upgrade_later=True)
+    found = convert.cascade(CascadeConfig(hold_back_tokens=usual), later, streams=True)
+    assert (found.upgrade_later, found.hold_back_tokens) == (True, read)
+
+
 def test_a_query_may_let_drafts_come_to_their_end() -> None:
     assert not convert.cascade(CascadeConfig(), types_pb2.PolicyOverride(early_stop=False), True).early_stop
 

@@ -453,3 +453,77 @@ def test_where_a_retry_took_the_call_there_is_no_second_draft(
     call = called(one.feed(Finished("small", BAD)))
     assert (call.model, call.attempt, call.draft) == ("large", MOST_ATTEMPTS, False)
     assert call.decision.certificate is not None
+
+
+@pytest.fixture
+def later(reading: Callable[..., Bundle], pool: Pool, ask: Ask) -> Cascade:
+    """A request that is answered at once, and may be upgraded."""
+    one = Cascade(reading(), pool, now=NOW)
+    call = called(one.feed(Received(ask(upgrade_later=True, hedged=True))))
+    assert (call.model, call.draft, call.at_once, call.beside) == ("small", True, True, "")
+    assert call.decision.certificate is None, "it speaks of policies that deliver no doubtful draft"
+    return one
+
+
+def test_what_is_answered_at_once_and_looks_good_is_offered_nothing(later: Cascade) -> None:
+    answer = later.feed(Finished("small", GOOD))
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.draft, answer.offer) == ("small", False, None)
+    assert (answer.decision.drafted_by, answer.decision.upgrade) == ("small", "")
+    assert answer.decision.certificate is None
+
+
+@pytest.mark.parametrize("draft", [BAD, replace(GOOD, declined=True), replace(GOOD, finished=False)])
+def test_what_is_answered_at_once_and_in_doubt_comes_with_an_offer(later: Cascade, draft: Draft) -> None:
+    answer = later.feed(Finished("small", draft))
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.decision.model, answer.decision.upgrade) == ("small", "small", "large")
+    assert answer.offer is not None
+    assert answer.offer.model == "large"
+    assert answer.offer.gain > 0.1
+    assert "later" in answer.decision.explanation
+
+
+def test_what_is_answered_at_once_and_cannot_be_read_stands(later: Cascade) -> None:
+    answer = later.feed(Unread("small", GOOD))
+    assert isinstance(answer, Answer)
+    assert (answer.model, answer.offer) == ("small", None)
+
+
+def test_what_is_answered_at_once_falls_back_as_any_other_and_needs_no_upgrade(later: Cascade) -> None:
+    assert called(fail(later, "small")).at_once
+    call = called(fail(later, "small"))
+    assert (call.model, call.fallback, call.draft) == ("large", True, False)
+    answer = later.feed(Finished("large"))
+    assert isinstance(answer, Answer)
+    assert answer.offer is None
+
+
+def test_where_no_draft_is_read_the_query_alone_says_who_upgrades(
+    bundle: Bundle, pool: Pool, ask: Ask
+) -> None:
+    hard = "12345678 and 87654321"
+    assert decide(bundle, ask(text=hard), pool, now=NOW).model == "large"
+    one = Cascade(bundle, pool, now=NOW)
+    call = called(one.feed(Received(ask(text=hard, upgrade_later=True))))
+    assert (call.model, call.draft, call.decision.certificate) == ("small", False, None)
+    answer = one.feed(Finished("small"))
+    assert isinstance(answer, Answer)
+    assert answer.offer is not None
+    assert (answer.offer.model, answer.offer.gain > 0) == ("large", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "model"),
+    [({"pinned": "large"}, "large"), ({"session_model": "large"}, "large"), ({"stops": 1}, "large"),
+     ({"allowed": frozenset({"small"})}, "small")],
+)  # fmt: skip
+def test_only_what_the_policy_decides_is_upgraded_later(
+    change: dict[str, object], model: str, reading: Callable[..., Bundle], pool: Pool, ask: Ask
+) -> None:
+    one = Cascade(reading(), pool, now=NOW)
+    call = called(one.feed(Received(ask(upgrade_later=True, **change))))
+    assert (call.model, call.at_once) == (model, False)
+    answer = one.feed(Finished(model))
+    assert isinstance(answer, Answer)
+    assert answer.offer is None

@@ -19,5 +19,5 @@ local fence = redis.call('HINCRBY', job, 'fence', 1)
 redis.call('HSET', job, 'state', 'running')
 keep_lease(member, lease)
 tell('running')
-local found = redis.call('HMGET', job, 'query', 'ticket', 'expires')
-return {fence, found[1], found[2], found[3], runs, tonumber(found[3]) - now}
+local found = redis.call('HMGET', job, 'query', 'ticket', 'upgrades', 'expires')
+return {fence, found[1], found[2], found[3] or '', found[4], runs, tonumber(found[4]) - now}

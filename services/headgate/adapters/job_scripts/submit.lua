@@ -1,11 +1,11 @@
-local tenant, name, digest, query, class, batch, expires, ticket, grace, keep = unpack(ARGV)
+local tenant, name, digest, query, class, batch, expires, ticket, grace, keep, upgrades = unpack(ARGV)
 local there = redis.call('HGET', job, 'digest')
 if there then
   if there == digest then return 'same' end
   return 'other'
 end
 redis.call('HSET', job, 'digest', digest, 'query', query, 'class', class, 'batch', batch, 'expires', expires,
-  'ticket', ticket, 'state', 'queued', 'created', now, 'runs', 0, 'fence', 0)
+  'ticket', ticket, 'upgrades', upgrades, 'state', 'queued', 'created', now, 'runs', 0, 'fence', 0)
 redis.call('ZREMRANGEBYSCORE', jobs, '-inf', place - (keep + 604800000) * 1000)
 redis.call('ZADD', jobs, place, name)
 redis.call('ZADD', due, now + grace, tenant .. '/' .. name)

@@ -69,5 +69,5 @@ def _said(
     if kind == "model_switched":
         return convert.from_switched(answer.model_switched)
     if kind == "escalation_offered":
-        return EscalationOffered(answer.escalation_offered.model, answer.escalation_offered.gain)
+        return convert.from_offered(answer.escalation_offered)
     return None

@@ -9,7 +9,8 @@ from typing import Final, Literal
 from headgate.client.errors import HeadgateError
 from headgate.client.types import Answer, Conversation, Options, StreamEvent
 
-JobClass = Literal["interactive", "batch"]
+JobClass = Literal["interactive", "batch", "escalation"]
+"""The last one is the gateway's own: upgrades of answers that were given at once."""
 JobState = Literal["queued", "running", "done", "failed", "dead", "cancelled"]
 ENDED: Final[frozenset[JobState]] = frozenset({"done", "failed", "dead", "cancelled"})
 """Terminal: only a dead job can leave its state, by a replay."""
