@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 import pytest
+from google.rpc.status_pb2 import Status
 from redis.asyncio import Redis
 
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import ENDED, Lease, RedisJobs, State, Submission, Terms
+from headgate.gateway.job_desk import JobDesk
 from tests.integration.gateway_rig import Valkey, eventually
 
 SHORT = Terms(lease_s=0.3, most_runs=3, grace_s=0.2, keep_s=60)
@@ -224,6 +226,35 @@ async def test_jobs_are_listed_page_by_page_the_newest_first_and_only_to_their_t
         found += [name for name, _ in page]
         before = page[-1][1]
     assert found == [f"j-{number}" for number in reversed(range(25))]
+
+
+async def test_a_thousand_jobs_are_listed_in_a_few_round_trips_and_without_their_texts(
+    client: Redis,
+) -> None:
+    jobs, desk = RedisJobs(client), JobDesk(RedisJobs(client), None, b"")
+    for number in range(1_000):
+        batch = "odd" if number % 2 else "even"
+        await jobs.submit(submission(f"j-{number}", query=b"q" * 1_000, batch=batch))
+    lease = await claimed(jobs, "j-999")
+    assert await jobs.end(lease, State.FAILED, error=Status(message="why").SerializeToString())
+    before = await reads(client)
+    whole, token = await desk.page("acme", "", 1_000)
+    assert [one.job_id for one in whole] == [f"j-{number}" for number in reversed(range(1_000))]
+    assert whole[0].error.message == "why"
+    even, _ = await desk.page("acme", "", 10, batch="even")
+    assert [one.job_id for one in even] == [f"j-{number}" for number in range(998, 978, -2)]
+    assert await reads(client) - before <= FEW
+    assert await desk.page("acme", token, 1_000) == ([], "")
+    assert [one.query for one in await jobs.listed("acme", ["j-1"]) if one] == [b""]
+
+
+FEW = 100
+"""A long command line is sent and read in pieces of some 6 kB. One by one they would be 2,000."""
+
+
+async def reads(client: Redis) -> int:
+    """How often the server has read from its clients."""
+    return int((await client.info("stats"))["total_reads_processed"])
 
 
 async def test_what_has_ended_is_forgotten_after_its_time(client: Redis) -> None:

@@ -28,6 +28,8 @@ from headgate.adapters.redis_client import FAILURES
 
 _PREFIX: Final = "headgate:"
 _DUE: Final = f"{_PREFIX}jobs-due"
+_LISTED: Final = (b"state", b"class", b"batch", b"created", b"expires", b"ended", b"runs", b"error")
+"""What a list tells of a job."""
 MOST_EVENTS: Final = 50_000
 """Kept of a job's stream, approximately: more than the longest answer has chunks."""
 
@@ -151,6 +153,18 @@ class RedisJobs:
         """The record; None where there is none."""
         found = await self._ask(self._client.hgetall(_job(tenant, name)))
         return _record(tenant, name, found) if found else None
+
+    async def listed(self, tenant: str, names: Sequence[str]) -> list[Record | None]:
+        """Records without query and answer, of all these jobs in one round trip; None where there is none."""
+        pipeline = self._client.pipeline(transaction=False)
+        for name in names:
+            pipeline.hmget(_job(tenant, name), _LISTED)
+        found = await self._ask(pipeline.execute())
+        return [
+            _record(tenant, name, {b"query": b"", **dict(zip(_LISTED, told, strict=True))})
+            if told[0] is not None else None
+            for name, told in zip(names, found, strict=True)
+        ]  # fmt: skip
 
     async def names(
         self, tenant: str, before: float, most: int, *, dead: bool = False
@@ -282,9 +296,9 @@ def _text(raw: bytes | str) -> str:
     return raw.decode() if isinstance(raw, bytes) else raw
 
 
-def _record(tenant: str, name: str, fields: Mapping[bytes, bytes]) -> Record:
+def _record(tenant: str, name: str, fields: Mapping[bytes, Any]) -> Record:
     def instant(key: bytes) -> float:
-        return int(fields.get(key, b"0")) / 1000
+        return int(fields.get(key) or 0) / 1000
 
     return Record(
         tenant=tenant,
@@ -298,7 +312,7 @@ def _record(tenant: str, name: str, fields: Mapping[bytes, bytes]) -> Record:
         ended=instant(b"ended"),
         runs=int(fields[b"runs"]),
         answer=fields.get(b"answer", b""),
-        error=fields.get(b"error", b""),
+        error=fields.get(b"error") or b"",
     )
 
 

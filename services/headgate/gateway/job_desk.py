@@ -26,6 +26,8 @@ from headgate.v1 import jobs_pb2, router_pb2, types_pb2
 _LOG = structlog.get_logger(__name__)
 WITHIN_S: Final = 86_400
 """What a job has that does not say: a day."""
+AT_ONCE: Final = 1_000
+"""Records that are read at once in the search for those of a batch."""
 LOOK_S: Final = (0.02, 0.2)
 """How long a watcher waits between looks: short after something came, longer the longer nothing does."""
 _CLASSES: Final = {
@@ -132,18 +134,17 @@ class JobDesk:
     ) -> tuple[list[jobs_pb2.Job], str]:
         """Jobs without their answers, the newest first, and where the next page begins."""
         found: list[jobs_pb2.Job] = []
-        before = _place(token)
-        while len(found) < size:
-            names = await self._asked(self._jobs.names(tenant, before, size, dead=dead))
-            for name, before in names:
-                record = await self._asked(self._jobs.read(tenant, name))
+        before, at_once = _place(token), AT_ONCE if batch else size
+        while True:
+            names = await self._asked(self._jobs.names(tenant, before, at_once, dead=dead))
+            records = await self._asked(self._jobs.listed(tenant, [name for name, _ in names]))
+            for record, (_, before) in zip(records, names, strict=True):
                 if record is not None and batch in ("", record.batch):
                     found.append(_wire(record, whole=False))
                 if len(found) == size:
                     return found, f"{before:.6f}"
-            if len(names) < size:
-                break
-        return found, ""
+            if len(names) < at_once:
+                return found, ""
 
     async def watch(self, tenant: str, name: str, after: str) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
         """The job's events until it has ended. Raises JobUnknownError."""
