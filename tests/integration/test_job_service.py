@@ -194,6 +194,26 @@ async def test_a_runner_acts_for_the_tenant_of_the_job_and_for_nobody_without_it
     assert await eventually(recorded, what="the record") == [b"acme"]
 
 
+async def test_those_who_watch_leave_the_places_to_those_who_ask(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    settings = {
+        **config(max_concurrent=2),
+        "jobs": {"enabled": True, "key": {"id": "r", "hmac_sha256": "0" * 64}},
+    }
+    with stack(tmp_path_factory, settings) as one:
+        async with one.channel() as channel:
+            desk = jobs_pb2_grpc.JobServiceStub(channel)
+            await desk.SubmitJob(asked("watched"), metadata=ACME)
+            request = jobs_pb2.WatchJobRequest(job_id="watched")
+            watches = [desk.WatchJob(request, metadata=ACME) for _ in range(20)]
+            for watch in watches:
+                assert (await anext(watch.__aiter__())).job.state == jobs_pb2.JOB_STATE_QUEUED
+            assert text_of(await stub(channel).Generate(generate("and now?"), metadata=ACME))
+            for watch in watches:
+                watch.cancel()
+
+
 async def test_a_redis_that_is_away_refuses_jobs_with_one_sentence(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -7,7 +7,8 @@ a key nothing but the health service answers, unknown methods included, unless t
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -49,11 +50,9 @@ class Caller:
     cascade: CascadeConfig | None = None
     """What becomes of drafts; None means as the gateway says."""
     runs_jobs: bool = False
-    """A job runner, which acts for others by their jobs' tickets and for nobody without."""
-    in_a_job: bool = False
-    """A tenant, for whom a job runner acts: nobody is on the line."""
+    """A job runner. It acts for others by their jobs' tickets, and for nobody without."""
     upgrades: str = ""
-    """What that job upgrades, in its record's words; empty where nothing."""
+    """What the job upgrades for which it acts, in its record's words; empty where nothing."""
 
 
 CALLER: Final[ContextVar[Caller]] = ContextVar("headgate_caller")
@@ -91,7 +90,7 @@ class Keyring:
         Raises KeyMissingError or KeyInvalidError, never saying why.
         """
         if self._open and (authorization is None or not self._keys):
-            return Caller(OPEN_TENANT, in_a_job=bool(upgrades), upgrades=upgrades)
+            return Caller(OPEN_TENANT, runs_jobs=bool(upgrades), upgrades=upgrades)
         if not authorization:
             raise KeyMissingError("send a key in call metadata: authorization: Bearer <id>.<secret>")
         key = self._matching(authorization)
@@ -99,13 +98,13 @@ class Keyring:
             raise KeyInvalidError("the key is unknown, wrong or expired")
         if not key.caller.runs_jobs:
             return key.caller
-        return replace(self._acting(ticket, now), in_a_job=True, upgrades=upgrades)
+        return replace(self._acting(ticket, now), upgrades=upgrades)
 
     def _acting(self, ticket: str, now: float) -> Caller:
         tenant = tickets.tenant_of(self._pepper, ticket, now)
         if tenant not in self._tenants:
             raise KeyInvalidError("the job's tenant is no longer one")
-        return self._tenants[tenant]
+        return replace(self._tenants[tenant], runs_jobs=True)
 
     def _matching(self, authorization: str | bytes) -> _Key | None:
         text = authorization if isinstance(authorization, str) else authorization.decode("latin-1")
@@ -124,27 +123,35 @@ def digest(pepper: bytes, secret: str) -> bytes:
 
 
 class Room:
-    """Counts requests inside; over `most` the next one is shed."""
+    """Counts requests inside; over `most` the next one is shed.
+
+    Those of jobs, which can wait, have a tenth of the places. They may have more while half of all are free.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.inside = 0
+        self.of_jobs = 0
 
-    def check(self) -> None:
+    def check(self, *, job: bool = False) -> None:
         """Raises OverloadedError when there is no room."""
-        if self.inside >= self.most:
+        if self.inside >= self.most or (job and not self._lets_job_in()):
             raise OverloadedError("the gateway is full", retry_after_s=SHED_RETRY_S)
 
-    def enter(self) -> Room:
+    def _lets_job_in(self) -> bool:
+        return self.of_jobs < max(1, self.most // 10) or self.inside < self.most // 2
+
+    @contextmanager
+    def place(self, *, job: bool = False) -> Iterator[None]:
         """Takes a place for the time of a `with` block. Raises OverloadedError."""
-        self.check()
-        return self
-
-    def __enter__(self) -> None:
+        self.check(job=job)
         self.inside += 1
-
-    def __exit__(self, *_raised: object) -> None:
-        self.inside -= 1
+        self.of_jobs += job
+        try:
+            yield
+        finally:
+            self.inside -= 1
+            self.of_jobs -= job
 
 
 class Door(grpc.aio.ServerInterceptor):
@@ -156,10 +163,15 @@ class Door(grpc.aio.ServerInterceptor):
         room: Room,
         now: Callable[[], float],
         refused: Callable[[str, ServiceError], None],
+        rooms: Mapping[str, Room] | None = None,
     ) -> None:
-        """`refused` is told method and error of every call that is turned away."""
+        """`refused` is told method and error of every call that is turned away.
+
+        `rooms`: those of methods that have one of their own.
+        """
         self.keys = keys
         self._room = room
+        self._rooms = rooms or {}
         self._now = now
         self._refused = refused
 
@@ -173,8 +185,9 @@ class Door(grpc.aio.ServerInterceptor):
         if method.startswith(_HEALTH):
             return await continuation(handler_call_details)
         try:
-            CALLER.set(self.keys.identify(*_presented(handler_call_details, self._now())))
-            self._room.check()
+            caller = self.keys.identify(*_presented(handler_call_details, self._now()))
+            CALLER.set(caller)
+            self._rooms.get(method, self._room).check(job=caller.runs_jobs)
         except ServiceError as error:
             self._refused(method, error)
             return _refusal(error)

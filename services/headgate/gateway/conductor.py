@@ -197,7 +197,7 @@ class Conductor:
         """The terms; a job's own query has time, and is answered once and well."""
         if not terms.upgrade_later:
             return terms
-        if journey.arrival.caller.in_a_job:
+        if journey.arrival.caller.runs_jobs:
             return terms.model_copy(update={"upgrade_later": False})
         if self._upgrades is None:
             raise JobsOffError("query.policy_override.upgrade_later: this gateway takes no jobs")

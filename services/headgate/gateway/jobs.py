@@ -8,7 +8,7 @@ from typing import Final
 from headgate.adapters import status_map
 from headgate.adapters.decoding import Undecodable
 from headgate.adapters.status_map import InvalidRequestError, JobsOffError, ServiceError
-from headgate.gateway.admission import CALLER, Context
+from headgate.gateway.admission import CALLER, Context, Room
 from headgate.gateway.drain import Drain
 from headgate.gateway.job_desk import JobDesk
 from headgate.gateway.visits import LONGEST_S, STREAM_S, UNARY_S, Visit, Visits, valid
@@ -19,15 +19,20 @@ SERVICE: Final = "headgate.v1.JobService"
 MOST_AT_ONCE: Final = 10_000
 """Requests of one SubmitJobs: a call that breaks is made again from its beginning."""
 PAGE: Final = 100
+WATCH: Final = f"/{SERVICE}/WatchJob"
+MOST_WATCHING: Final = 1_000
+"""Watches at the same time. They wait and hardly work; counted as requests inside, those of one batch would
+shut all others out."""
 
 
 class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     """jobs.proto says what each method promises."""
 
-    def __init__(self, desk: JobDesk | None, visits: Visits, drain: Drain) -> None:
+    def __init__(self, desk: JobDesk | None, visits: Visits, watching: Room, drain: Drain) -> None:
         """Without a desk every method ends with JobsOffError."""
         self._own_desk = desk
         self._visits = visits
+        self._watching = watching
         self._drain = drain
 
     @property
@@ -96,7 +101,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
                 async for event in self._desk.watch(_tenant(), request.job_id, request.after_event_id):
                     await context.write(event)
 
-        await self._visits.attend("WatchJob", context, watch)
+        await self._visits.attend("WatchJob", context, watch, room=self._watching)
 
     async def ListJobs(  # noqa: N802
         self, message: jobs_pb2.ListJobsRequest | Undecodable, context: Context

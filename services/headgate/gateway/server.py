@@ -100,7 +100,11 @@ class Gateway:
             self._rooms.ledger if self._rooms else None, self._metrics.ledger_dropped.inc
         )
         self._room = Room(config.gateway.max_concurrent)
-        self._door = Door(Keyring(config, sources.pepper), self._room, time.time, self._count_refusal)
+        self._watching = Room(jobs.MOST_WATCHING)
+        self._door = Door(
+            Keyring(config, sources.pepper), self._room, time.time, self._count_refusal,
+            {jobs.WATCH: self._watching},
+        )  # fmt: skip
         self._drain = Drain()
         self._samples = Recorder(self._rooms.samples if self._rooms else None, self._count_unwritten)
         self._shadow = Shadow(
@@ -263,7 +267,9 @@ class Gateway:
         visits = Visits(self._room, self._metrics)
         servicer = RouterServicer(self._conductor, self._recorder, visits, self._drain)
         router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
-        jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(self._desk, visits, self._drain), server)
+        jobs_pb2_grpc.add_JobServiceServicer_to_server(
+            JobServicer(self._desk, visits, self._watching, self._drain), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, jobs.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)

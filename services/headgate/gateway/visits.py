@@ -66,12 +66,16 @@ class Visits:
         context: Context,
         serve: Callable[[Visit], Awaitable[T]],
         last_word: LastWord | None = None,
+        room: Room | None = None,
     ) -> T:
-        """What `serve` returns. A stream that breaks says its `last_word` before its status."""
-        visit = Visit(context)
+        """What `serve` returns. A stream that breaks says its `last_word` before its status.
+
+        `room`: where the call takes its place, if not among all others.
+        """
+        visit, room = Visit(context), room or self._room
         code = grpc.StatusCode.CANCELLED
         try:
-            with self._room.enter():
+            with room.place(job=CALLER.get().runs_jobs):
                 result = await serve(visit)
             code = grpc.StatusCode.OK
         except asyncio.CancelledError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from headgate.adapters.config import Config, JobsConfig
 from headgate.adapters.status_map import KeyInvalidError, KeyMissingError, OverloadedError
 from headgate.gateway import tickets
-from headgate.gateway.admission import OPEN_TENANT, Keyring, Room, digest
+from headgate.gateway.admission import OPEN_TENANT, Door, Keyring, Room, digest
 from headgate.router.types import Objective
 
 PEPPER = b"pepper"
@@ -104,17 +106,58 @@ def test_only_a_job_runner_says_what_a_job_upgrades() -> None:
     jobs = config().model_copy(update={"jobs": JobsConfig.model_validate({"enabled": True, "key": own})})
     ring, ticket = Keyring(jobs, PEPPER), tickets.sign(PEPPER, "acme", "job-1", NOW + 60)
     runner = ring.identify("Bearer runners.secret-runners", NOW, ticket, "an upgrade")
-    assert (runner.tenant, runner.in_a_job, runner.upgrades) == ("acme", True, "an upgrade")
+    assert (runner.tenant, runner.runs_jobs, runner.upgrades) == ("acme", True, "an upgrade")
     tenant = ring.identify("Bearer k1.secret-k1", NOW, ticket, "an upgrade")
-    assert (tenant.tenant, tenant.in_a_job, tenant.upgrades) == ("acme", False, "")
+    assert (tenant.tenant, tenant.runs_jobs, tenant.upgrades) == ("acme", False, "")
 
 
 def test_the_room_has_an_end_and_places_come_back() -> None:
     room = Room(2)
-    with room.enter(), room.enter():
+    with room.place(), room.place():
         with pytest.raises(OverloadedError) as shed:
             room.check()
         assert shed.value.retry_after_s
-    with pytest.raises(ValueError, match="inside"), room.enter():
+    with pytest.raises(ValueError, match="inside"), room.place():
         raise ValueError("inside")
     assert room.inside == 0
+
+
+def test_jobs_leave_places_to_those_who_wait_on_the_line() -> None:
+    room = Room(20)
+    with ExitStack() as inside:
+        for _ in range(10):
+            inside.enter_context(room.place(job=True))
+        with pytest.raises(OverloadedError):
+            room.check(job=True)
+        for _ in range(10):
+            inside.enter_context(room.place())
+        with pytest.raises(OverloadedError):
+            room.check()
+    assert (room.inside, room.of_jobs) == (0, 0)
+
+
+def test_jobs_have_a_tenth_of_a_busy_gateway() -> None:
+    room = Room(20)
+    with ExitStack() as inside:
+        for _ in range(12):
+            inside.enter_context(room.place())
+        for _ in range(2):
+            inside.enter_context(room.place(job=True))
+        with pytest.raises(OverloadedError):
+            room.check(job=True)
+        room.check()
+
+
+async def test_a_method_with_a_room_of_its_own_takes_no_place_among_the_others() -> None:
+    refused: list[str] = []
+    door = Door(
+        Keyring(config(open_=True), PEPPER), Room(0), lambda: NOW, lambda method, _: refused.append(method),
+        {"/own": Room(1), "/full": Room(0)},
+    )  # fmt: skip
+
+    async def entered(_call: object) -> None:
+        return None
+
+    for method in ("/own", "/full", "/other"):
+        await door.intercept_service(entered, SimpleNamespace(method=method, invocation_metadata=()))
+    assert refused == ["/full", "/other"]
