@@ -1,7 +1,7 @@
 """Records of jobs on Redis: the truth about every job, whatever a queue says.
 
     headgate:job:{tenant}:{id}          hash: the query and all that became of it
-    headgate:job-events:{tenant}:{id}   stream: what WatchJob tells
+    headgate:job-events:{tenant}:{id}   stream: what WatchJob tells; also the channel that tells of its growth
     headgate:jobs:{tenant}              sorted set of ids by the time of acceptance
     headgate:dead-jobs:{tenant}         sorted set of ids by the time they were given up
     headgate:jobs-due                   sorted set of `tenant/id` by the time at which somebody must look
@@ -13,7 +13,9 @@ write, so that a run that lost its lease can write nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
@@ -23,6 +25,7 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 from headgate.adapters.config import JobsConfig
+from headgate.adapters.job_news import JobNews
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import FAILURES
 
@@ -137,6 +140,7 @@ class RedisJobs:
     def __init__(self, client: Redis, terms: Terms | None = None) -> None:
         self.terms = terms or Terms()
         self._client = client
+        self._news = JobNews(client)
         self._scripts: dict[str, AsyncScript] = {}
 
     async def submit(self, one: Submission) -> str:
@@ -253,8 +257,13 @@ class RedisJobs:
             for event_id, fields in entries:
                 yield _happening(_text(event_id), fields)
 
+    def bell(self, tenant: str, name: str) -> AbstractAsyncContextManager[asyncio.Event]:
+        """Rings when the job's stream has got longer, or late, or not at all: see job_news."""
+        return self._news.bell(_events(tenant, name))
+
     async def close(self) -> None:
         """Closes the connections."""
+        await self._news.close()
         await self._client.aclose()
 
     def _keys(self, tenant: str, name: str) -> list[str]:

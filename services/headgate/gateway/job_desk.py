@@ -10,6 +10,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 import google.rpc.status_pb2 as status_pb2  # type: ignore[import-untyped]
@@ -28,8 +29,8 @@ WITHIN_S: Final = 86_400
 """What a job has that does not say: a day."""
 AT_ONCE: Final = 1_000
 """Records that are read at once in the search for those of a batch."""
-LOOK_S: Final = (0.02, 0.2)
-"""How long a watcher waits between looks: short after something came, longer the longer nothing does."""
+LOOK_S: Final = (0.05, 2.0)
+"""How long a watcher waits between looks while nobody wakes him: longer the longer nothing comes."""
 _CLASSES: Final = {
     jobs_pb2.JOB_CLASS_UNSPECIFIED: "batch",
     jobs_pb2.JOB_CLASS_BATCH: "batch",
@@ -150,17 +151,21 @@ class JobDesk:
         """The job's events until it has ended. Raises JobUnknownError."""
         await self._record(tenant, name)
         shortest, pause = LOOK_S[0], LOOK_S[0]
-        while True:
-            came = [one async for one in self._happenings(tenant, name, after)]
-            for one in came:
-                after = one.event_id
-                yield await self._told(tenant, name, one)
-            if any(one.state in ENDED for one in came[-1:]):
-                return
-            pause = shortest if came else min(2 * pause, LOOK_S[1])
-            await asyncio.sleep(pause)
-            if pause == LOOK_S[1] and (await self._record(tenant, name)).state in ENDED:
-                return
+        async with self._jobs.bell(tenant, name) as bell:
+            while True:
+                bell.clear()
+                came = [one async for one in self._happenings(tenant, name, after)]
+                for one in came:
+                    after = one.event_id
+                    yield await self._told(tenant, name, one)
+                if any(one.state in ENDED for one in came[-1:]):
+                    return
+                pause = shortest if came else min(2 * pause, LOOK_S[1])
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await bell.wait()
+                if pause == LOOK_S[1] and (await self._record(tenant, name)).state in ENDED:
+                    return
 
     async def _happenings(self, tenant: str, name: str, after: str) -> AsyncIterator[Happening]:
         try:

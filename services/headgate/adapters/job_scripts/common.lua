@@ -4,8 +4,14 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- Lists are told page by page: two jobs of one instant would be one too few.
 local place = clock[1] * 1000000 + clock[2]
 
+-- Who watches wakes. A user who may not publish has watchers that are late, and jobs all the same.
+local function ring()
+  redis.pcall('PUBLISH', events, '')
+end
+
 local function tell(state)
   redis.call('XADD', events, '*', 'state', state, 'runs', redis.call('HGET', job, 'runs'))
+  ring()
 end
 
 -- The job has ended: nobody has to look at it any more, and its record is kept for a while.
