@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
 import google.rpc.status_pb2 as status_pb2  # type: ignore[import-untyped]
@@ -65,9 +66,11 @@ class JobDesk:
         query.request_id = query.request_id or uuid.uuid4().hex
         job_class = _CLASSES[request.job_class]
         one = self._accepted(tenant, query, job_class, request.batch_id, request.within_s or WITHIN_S)
-        if await self._written(one):
-            await self._enqueue(one)
-        return await self.job(tenant, one.name)
+        if not await self._written(one):
+            return await self.job(tenant, one.name)
+        # Both at once: whoever submits waits for the slower one only.
+        job, _ = await asyncio.gather(self.job(tenant, one.name), self._enqueue(one))
+        return job
 
     def _accepted(
         self,
@@ -149,7 +152,7 @@ class JobDesk:
 
     async def watch(self, tenant: str, name: str, after: str) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
         """The job's events until it has ended. Raises JobUnknownError."""
-        await self._record(tenant, name)
+        record = await self._record(tenant, name)
         shortest, pause = LOOK_S[0], LOOK_S[0]
         async with self._jobs.bell(tenant, name) as bell:
             while True:
@@ -157,7 +160,7 @@ class JobDesk:
                 came = [one async for one in self._happenings(tenant, name, after)]
                 for one in came:
                     after = one.event_id
-                    yield await self._told(tenant, name, one)
+                    yield await self._told(record, one)
                 if any(one.state in ENDED for one in came[-1:]):
                     return
                 pause = shortest if came else min(2 * pause, LOOK_S[1])
@@ -174,11 +177,15 @@ class JobDesk:
         except SideRoomError:
             raise _away() from None
 
-    async def _told(self, tenant: str, name: str, one: Happening) -> jobs_pb2.WatchJobResponse:
+    async def _told(self, record: Record, one: Happening) -> jobs_pb2.WatchJobResponse:
+        """The event; of the record, as it was, only what does not change counts until the job has ended."""
         if one.state is None:
             part = router_pb2.StreamGenerateResponse.FromString(one.part)
             return jobs_pb2.WatchJobResponse(event_id=one.event_id, answer=part)
-        job = _wire(await self._record(tenant, name), whole=one.state in ENDED)
+        if one.state in ENDED:
+            job = _wire(await self._record(record.tenant, record.name))
+        else:
+            job = _wire(replace(record, state=one.state, ended=0.0, error=b""), whole=False)
         job.state, job.runs = _STATES[one.state], one.runs
         return jobs_pb2.WatchJobResponse(event_id=one.event_id, job=job)
 

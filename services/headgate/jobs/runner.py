@@ -167,7 +167,10 @@ class JobRunner:
         ended = asyncio.create_task(over.wait())
         lease_s = self._jobs.terms.lease_s
         renewed = time.monotonic()
-        while not over.is_set() and (now := time.monotonic()) < renewed + lease_s:
+        while True:
+            await asyncio.wait({ended}, timeout=LOOK_S)
+            if over.is_set() or (now := time.monotonic()) >= renewed + lease_s:
+                break
             renew = now >= renewed + lease_s / RENEWALS
             try:
                 if not await (self._jobs.renew(lease) if renew else self._jobs.held(lease)):
@@ -175,7 +178,6 @@ class JobRunner:
             except SideRoomError:
                 renew = False
             renewed = now if renew else renewed
-            await asyncio.wait({ended}, timeout=LOOK_S)
         ended.cancel()
 
     async def _write(self, lease: Lease, ending: Ending) -> bool:
