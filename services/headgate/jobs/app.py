@@ -19,7 +19,7 @@ import structlog
 from billiard.util import get_logger
 from celery import signals
 
-from headgate.adapters import channels, job_queue, logs
+from headgate.adapters import channels, job_queue, logs, serving
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import RedisJobs, Terms
@@ -50,7 +50,7 @@ class Child:
     """One of a runner's processes, from its fork to its end."""
 
     def __init__(self, settings: Settings, home: int) -> None:
-        self._loop = asyncio.Runner()
+        self._loop = asyncio.Runner(loop_factory=serving.loop_factory())
         self._loop.run(self._begin(settings, home))
 
     def run(self, tenant: str, name: str) -> None:
