@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -121,6 +122,35 @@ async def test_a_watcher_that_is_there_first_is_told_as_it_comes(
     assert (await anext(events)).job.state == jobs_pb2.JOB_STATE_QUEUED
     await answered(records, "awaited", "now")
     assert [one.WhichOneof("event") async for one in events] == ["job", "answer", "job"]
+
+
+async def test_a_watcher_of_a_job_that_was_silent_for_long_sees_its_end(
+    desk: jobs_pb2_grpc.JobServiceStub, records: RedisJobs
+) -> None:
+    """Ten at different times after their last word: none ends while nobody looks."""
+
+    async def kinds(name: str, silent_s: float) -> list[str | None]:
+        await desk.SubmitJob(asked(name), metadata=ACME)
+        call = desk.WatchJob(jobs_pb2.WatchJobRequest(job_id=name), metadata=ACME)
+        events = call.__aiter__()
+        await anext(events)
+        await asyncio.sleep(silent_s)
+        await answered(records, name, "now")
+        return [one.WhichOneof("event") async for one in events]
+
+    found = await asyncio.gather(*(kinds(f"silent-{place}", 0.5 + 0.05 * place) for place in range(10)))
+    assert found == [["job", "answer", "job"]] * 10
+
+
+async def test_a_watcher_of_a_job_whose_events_are_gone_is_told_how_it_ended(
+    desk: jobs_pb2_grpc.JobServiceStub, records: RedisJobs, running: Stack
+) -> None:
+    await desk.SubmitJob(asked("evicted"), metadata=ACME)
+    await answered(records, "evicted", "kept")
+    running.valkey.client.delete("headgate:job-events:acme:evicted")
+    request = jobs_pb2.WatchJobRequest(job_id="evicted", after_event_id="1-1")
+    (last,) = [one async for one in desk.WatchJob(request, metadata=ACME)]
+    assert (text_of(last.job.answer), last.event_id) == ("kept", "1-1")
 
 
 async def test_a_cancelled_job_never_starts(desk: jobs_pb2_grpc.JobServiceStub, records: RedisJobs) -> None:

@@ -153,22 +153,26 @@ class JobDesk:
     async def watch(self, tenant: str, name: str, after: str) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
         """The job's events until it has ended. Raises JobUnknownError."""
         record = await self._record(tenant, name)
-        shortest, pause = LOOK_S[0], LOOK_S[0]
+        pause = LOOK_S[0]
         async with self._jobs.bell(tenant, name) as bell:
             while True:
                 bell.clear()
+                # Read before its events: they have told everything of a job that had ended by then.
+                ended = pause == LOOK_S[1] and (await self._record(tenant, name)).state in ENDED
                 came = [one async for one in self._happenings(tenant, name, after)]
                 for one in came:
                     after = one.event_id
                     yield await self._told(record, one)
                 if any(one.state in ENDED for one in came[-1:]):
                     return
-                pause = shortest if came else min(2 * pause, LOOK_S[1])
+                if ended and not came:
+                    job = _wire(await self._record(tenant, name))
+                    yield jobs_pb2.WatchJobResponse(event_id=after, job=job)
+                    return
+                pause = LOOK_S[0] if came else min(2 * pause, LOOK_S[1])
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await bell.wait()
-                if pause == LOOK_S[1] and (await self._record(tenant, name)).state in ENDED:
-                    return
 
     async def _happenings(self, tenant: str, name: str, after: str) -> AsyncIterator[Happening]:
         try:
