@@ -7,13 +7,18 @@
     headgate:jobs-due                   sorted set of `tenant/id` by the time at which somebody must look
 
 Every step is one script, so that no two processes see half of one, and every instant in it is the server's
-own. A run holds a *lease* that it renews; its *fence*, a number that grows with every run, goes with every
-write, so that a run that lost its lease can write nothing.
+own. A run holds a *lease* that it renews; its *fence*, a word that no other run has ever had, goes with every
+write, so that a run that lost its lease can write nothing. It is no count of runs, for a server that lost its
+last second would give the same number twice.
+
+A write whose reply got lost can be made again. A full server (`noeviction`) takes no job in and begins none,
+but lets those under way come to their end. It refuses a script before its first write or not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -35,6 +40,8 @@ _LISTED: Final = (b"state", b"class", b"batch", b"created", b"expires", b"ended"
 """What a list tells of a job."""
 MOST_EVENTS: Final = 50_000
 """Kept of a job's stream, approximately: more than the longest answer has chunks."""
+_ON_A_FULL_SERVER: Final = frozenset(("append", "renew", "end", "put_back", "cancel", "due"))
+"""Scripts that need little room, and lead to there being more."""
 
 
 class State(Enum):
@@ -94,12 +101,14 @@ class Lease:
 
     tenant: str
     name: str
-    fence: int
+    fence: str
     query: bytes
     ticket: str
     upgrades: str
     expires: float
     runs: int
+    begun: int
+    """How often it was begun in all, runs that do not count and those before a replay among them."""
     left_s: float
     """Seconds that were left when it was claimed, by the server's clock: a runner's own may be wrong."""
 
@@ -191,24 +200,27 @@ class RedisJobs:
             await self._run("replay", self._keys(tenant, name), tenant, name, _ms(self.terms.grace_s))
         )
 
-    async def claim(self, tenant: str, name: str) -> Lease | None:
-        """The right to run the job, or None: it has ended, another run holds it, or it was given up now."""
-        t = self.terms
+    async def claim(self, tenant: str, name: str, fence: str = "") -> Lease | None:
+        """The right to run the job, or None: it has ended, another run holds it, or it was given up now.
+
+        Who got no reply asks again with the same `fence`, one of `new_fence`: it is still one run.
+        """
+        t, fence = self.terms, fence or new_fence()
         told = await self._run(
-            "claim", self._keys(tenant, name), tenant, name, _ms(t.lease_s), t.most_runs, _ms(t.keep_s)
+            "claim", self._keys(tenant, name), tenant, name, fence, _ms(t.lease_s), t.most_runs, _ms(t.keep_s)
         )
         if not isinstance(told, list):
             return None
-        fence, query, ticket, upgrades, expires, runs, left = told
+        query, ticket, upgrades, expires, runs, begun, left = told
         return Lease(
-            tenant, name, int(fence), query, _text(ticket), _text(upgrades), int(expires) / 1000, int(runs),
-            int(left) / 1000,
+            tenant, name, fence, query, _text(ticket), _text(upgrades), int(expires) / 1000, int(runs),
+            int(begun), int(left) / 1000,
         )  # fmt: skip
 
     async def held(self, lease: Lease) -> bool:
         """Whether the lease is what it was; False where the job was cancelled, or another run has it."""
         found = await self._ask(self._client.hmget(_job(lease.tenant, lease.name), "state", "fence"))
-        return bool(found == [State.RUNNING.value.encode(), str(lease.fence).encode()])
+        return bool(found == [State.RUNNING.value.encode(), lease.fence.encode()])
 
     async def renew(self, lease: Lease) -> bool:
         """Keeps the lease; False where it is lost: the job was cancelled, or another run has it."""
@@ -216,11 +228,17 @@ class RedisJobs:
                                lease.fence, _ms(self.terms.lease_s))  # fmt: skip
         return bool(told)
 
-    async def append(self, lease: Lease, parts: Sequence[bytes]) -> bool:
-        """Adds to the job's stream, and renews the lease; False where it is lost."""
+    async def append(self, lease: Lease, parts: Sequence[bytes], first: int | None = None) -> int | None:
+        """Adds to the job's stream what it does not have yet, and renews the lease; None where it is lost.
+
+        `first` is the place of the first part among those of the run; without it all are new. Returns how
+        many of the run are in the stream: 0 where the server has forgotten some, and then those who watch
+        have been told that the run tells all of them again. At most some thousand parts.
+        """
+        place = "" if first is None else first
         told = await self._run("append", self._keys(lease.tenant, lease.name), lease.tenant, lease.name,
-                               lease.fence, _ms(self.terms.lease_s), MOST_EVENTS, *parts)  # fmt: skip
-        return bool(told)
+                               lease.fence, _ms(self.terms.lease_s), MOST_EVENTS, place, *parts)  # fmt: skip
+        return None if told < 0 else int(told)
 
     async def end(self, lease: Lease, state: State, *, answer: bytes = b"", error: bytes = b"") -> bool:
         """The job has ended so; False where the lease is lost, and nothing was written."""
@@ -284,9 +302,15 @@ class RedisJobs:
             raise SideRoomError(type(error).__name__) from None
 
 
+def new_fence() -> str:
+    """For one run."""
+    return secrets.token_hex(8)
+
+
 def _source(script: str) -> str:
     files = resources.files("headgate.adapters").joinpath("job_scripts")
-    return files.joinpath("common.lua").read_text() + files.joinpath(f"{script}.lua").read_text()
+    flags = "#!lua flags=allow-oom\n" if script in _ON_A_FULL_SERVER else ""
+    return flags + files.joinpath("common.lua").read_text() + files.joinpath(f"{script}.lua").read_text()
 
 
 def _job(tenant: str, name: str) -> str:

@@ -5,7 +5,8 @@
 
 A run that fails in passing is put back; how often is for the record to count, which knows runs whose
 runners did not live to tell. A run that the gateway never took up (no room, no gateway, a bad key) was none:
-such a job waits for better times, until its own time is over.
+such a job waits for better times, until its own time is over. Records that are away for less than the time of
+a lease cost nothing: what was to be written is held out to them again and again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import google.rpc.status_pb2 as status_pb2  # type: ignore[import-untyped]
 import grpc
@@ -26,9 +28,9 @@ from google.protobuf.message import DecodeError
 from headgate.adapters import status_map
 from headgate.adapters.job_queue import LONGEST_RUN_S
 from headgate.adapters.ports import SideRoomError
-from headgate.adapters.redis_jobs import Lease, RedisJobs, State
+from headgate.adapters.redis_jobs import Lease, RedisJobs, State, new_fence
 from headgate.jobs.heard import Heard
-from headgate.jobs.relay import LostError, Relay
+from headgate.jobs.relay import AGAIN_S, LostError, Relay
 from headgate.v1 import router_pb2, router_pb2_grpc, types_pb2
 
 LOOK_S: Final = 0.1
@@ -40,10 +42,10 @@ GROWTH: Final = 4.0
 LONGEST_PAUSE_S: Final = 60.0
 """Between runs of a job, each pause so many times the one before: three runs outlast a worker's restart. What
 the gateway says (RetryInfo) wins where it is longer."""
-WRITE_AGAIN_S: Final = 0.2
-"""An answer that cannot be written is held out again and again, as long as the lease lasts."""
 
 _LOG = structlog.get_logger("headgate.jobs")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +83,18 @@ class JobRunner:
         """Runs the job if it is to be had; once `leave` is set it is put back. Raises SideRoomError."""
         if leave.is_set():
             return
-        lease = await self._jobs.claim(tenant, name)
+        fence = new_fence()
+        lease = await self._held_out(lambda: self._jobs.claim(tenant, name, fence), leave)
         if lease is None:
             return
         ending = await self._ending(lease, leave)
-        written = ending is not None and await self._write(lease, ending)
+        written = ending is not None and await self._held_out(partial(self._written, lease, ending))
         became = ending.state.value if ending is not None and written else "lost"
         why = _reason(ending) if ending is not None else ""
         _LOG.info("run ended", tenant=tenant, job=name, run=lease.runs, became=became, why=why)
 
     async def _ending(self, lease: Lease, leave: asyncio.Event) -> Ending | None:
-        """How the run ends, the first of: its answer, its lease, its runner. None where the lease is lost."""
+        """How the run ends, the first of: its answer, its lease, its runner. None where it lost the job."""
         over = asyncio.Event()
         answer = asyncio.create_task(self._answered(lease))
         lost = asyncio.create_task(self._until_lost(lease, over))
@@ -115,9 +118,10 @@ class JobRunner:
             return _failed(status_map.to_status(status_map.InvalidRequestError("the query cannot be read")))
         except LostError:
             return None
-        except SideRoomError:
-            # Whether those events are in the stream nobody knows: a new run tells all of them.
-            return self._again(_UNWRITTEN, lease, counted=True)
+        except Exception:
+            # A fault of ours, or a process without memory: it may be the job's doing, and is counted.
+            _LOG.exception("run broke", tenant=lease.tenant, job=lease.name, run=lease.runs)
+            return self._again(_BROKE, lease, counted=True)
         finally:
             await relay.close()
 
@@ -158,8 +162,8 @@ class JobRunner:
             State.QUEUED, error=why.SerializeToString(), pause_s=max(told, pause_s), counted=counted
         )
 
-    async def _until_lost(self, lease: Lease, over: asyncio.Event) -> None:
-        """Keeps the lease until the run is `over`; ends when it is lost, or could not be kept for its time.
+    async def _until_lost(self, lease: Lease, over: asyncio.Event) -> Ending | None:
+        """Keeps the lease until the run is `over` or loses the job, or the records are away for its time.
 
         It is told and not cancelled: a command to Redis is let come to its end, and redis-py has been seen to
         keep a cancellation to itself.
@@ -174,22 +178,23 @@ class JobRunner:
             renew = now >= renewed + lease_s / RENEWALS
             try:
                 if not await (self._jobs.renew(lease) if renew else self._jobs.held(lease)):
-                    break
+                    return None
             except SideRoomError:
                 renew = False
             renewed = now if renew else renewed
         ended.cancel()
+        return _UNKEPT
 
-    async def _write(self, lease: Lease, ending: Ending) -> bool:
-        """Whether it was written; not where the lease is lost. Raises SideRoomError."""
+    async def _held_out(self, ask: Callable[[], Awaitable[T]], leave: asyncio.Event | None = None) -> T:
+        """What the records say, asked again and again for the time of a lease. Raises SideRoomError."""
         until = time.monotonic() + self._jobs.terms.lease_s
         while True:
             try:
-                return await self._written(lease, ending)
+                return await ask()
             except SideRoomError:
-                if time.monotonic() > until:
+                if time.monotonic() > until or (leave is not None and leave.is_set()):
                     raise
-            await asyncio.sleep(WRITE_AGAIN_S)
+            await asyncio.sleep(AGAIN_S)
 
     def _written(self, lease: Lease, ending: Ending) -> Awaitable[bool]:
         if ending.state is State.QUEUED:
@@ -200,6 +205,9 @@ class JobRunner:
 _UNWRITTEN: Final = status_map.status(
     grpc.StatusCode.UNAVAILABLE, "RECORDS_UNAVAILABLE", "the job's events could not be written"
 )
+_UNKEPT: Final = Ending(State.QUEUED, error=_UNWRITTEN.SerializeToString(), counted=False)
+"""That Redis was away for so long is no failure of the job's."""
+_BROKE: Final = status_map.status(grpc.StatusCode.INTERNAL, "INTERNAL", "the job's runner failed")
 
 
 def _timeout(lease: Lease) -> float:

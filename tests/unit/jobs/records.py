@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import Lease, State, Terms
 
-LEASE = Lease("acme", "j-1", 1, b"", "ticket", 0.0, 1, 60.0)
+LEASE = Lease("acme", "j-1", "f-1", b"", "ticket", 0.0, 1, 60.0)
 
 
 class FakeRecords:
@@ -21,12 +21,17 @@ class FakeRecords:
         self.lost = False
         self.open = asyncio.Event()
         self.open.set()
+        self.fences: list[str] = []
         self.writes: list[list[bytes]] = []
+        self.told = 0
+        self.forgets = False
+        """Once: what it is told, and what it was told before."""
         self.renewals = 0
         self.ended: tuple[State, bytes, bytes] | None = None
         self.back: tuple[bytes, float, bool] | None = None
 
-    async def claim(self, tenant: str, name: str) -> Lease | None:
+    async def claim(self, tenant: str, name: str, fence: str = "") -> Lease | None:
+        self.fences.append(fence)
         self._there()
         return self.lease
 
@@ -37,11 +42,14 @@ class FakeRecords:
         self.renewals += 1
         return self._there()
 
-    async def append(self, lease: Lease, parts: Sequence[bytes]) -> bool:
+    async def append(self, lease: Lease, parts: Sequence[bytes], first: int = 0) -> int | None:
         await self.open.wait()
-        if self._there():
-            self.writes.append(list(parts))
-        return not self.lost
+        if not self._there():
+            return None
+        self.writes.append(list(parts))
+        self.told = 0 if self.forgets else first + len(parts)
+        self.forgets = False
+        return self.told
 
     async def end(self, lease: Lease, state: State, *, answer: bytes = b"", error: bytes = b"") -> bool:
         if self._there():

@@ -13,7 +13,9 @@ import grpc.aio
 import pytest
 
 from headgate.adapters import channels, status_map
+from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import RedisJobs, State
+from headgate.jobs.heard import Heard
 from headgate.jobs.runner import FIRST_PAUSE_S, GROWTH, LONGEST_PAUSE_S, JobRunner
 from headgate.v1 import router_pb2, router_pb2_grpc, types_pb2
 from tests.integration.gateway_rig import eventually
@@ -187,14 +189,18 @@ async def test_a_job_that_is_lost_ends_its_call_and_writes_nothing() -> None:
     assert (kept.ended, kept.back) == (None, None)
 
 
-async def test_a_lease_is_renewed_and_one_that_nobody_can_keep_is_given_up() -> None:
+async def test_a_lease_is_renewed_and_one_that_could_not_be_kept_is_given_back_uncounted() -> None:
     kept = records(lease_s=0.9)
     async with run(hangs, kept) as (gateway, task):
         await eventually(lambda: kept.renewals >= 3, what="the lease to be renewed")
         assert not gateway.cancelled.is_set()
         kept.away = True
         await asyncio.wait_for(gateway.cancelled.wait(), 10)
+        kept.away = False
         await task
+    assert kept.back is not None
+    error, pause_s, counted = kept.back
+    assert (reason_of(error), pause_s, counted) == ("RECORDS_UNAVAILABLE", 0, False)
 
 
 async def test_a_runner_that_leaves_puts_its_job_back_uncounted_and_takes_no_other() -> None:
@@ -229,19 +235,58 @@ async def test_an_answer_is_held_out_until_the_records_are_back() -> None:
     assert kept.ended[0] is State.DONE
 
 
-async def test_events_that_cannot_be_written_are_told_by_another_run() -> None:
+async def test_events_that_cannot_be_written_are_held_out_and_cost_no_run() -> None:
     kept = records()
+    text = Event(delta=router_pb2.Delta(text="on "))
 
     async def goes_on(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await context.write(DECISION)
         kept.away = True
-        while True:
-            await context.write(DECISION)
-            await asyncio.sleep(0.01)
-
-    async with run(goes_on, kept) as (gateway, task):
-        await asyncio.wait_for(gateway.cancelled.wait(), 10)
+        for _ in range(20):
+            await context.write(text)
         kept.away = False
+        await context.write(FINISHED)
+
+    async with run(goes_on, kept) as (_, task):
+        await asyncio.wait_for(task, 10)
+    assert (kept.back, kept.told) == (None, 21)
+    assert kept.ended is not None
+    assert kept.ended[0] is State.DONE
+
+
+async def test_who_does_not_hear_that_it_has_the_job_asks_again_as_the_same_run() -> None:
+    kept = records()
+    kept.away = True
+    async with run(answers, kept) as (_, task):
+        await eventually(lambda: len(kept.fences) >= 2, what="it to ask again")
+        kept.away = False
+        await task
+    assert len(set(kept.fences)) == 1
+    assert kept.fences[0]
+    assert kept.ended is not None
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_records_that_stay_away_leave_the_job_to_another_run(leaves: bool) -> None:
+    kept, leave = records(lease_s=60 if leaves else 0.5), asyncio.Event()
+    kept.away = True
+    async with run(answers, kept, leave=leave) as (gateway, task):
+        await eventually(lambda: bool(kept.fences), what="it to ask")
+        if leaves:
+            leave.set()
+        with pytest.raises(SideRoomError):
+            await asyncio.wait_for(task, 10)
+    assert gateway.asked == []
+
+
+async def test_a_run_that_breaks_is_put_back_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Heard, "add", breaks)
+    kept = records()
+    async with run(answers, kept) as (_, task):
         await task
     assert kept.back is not None
     error, _, counted = kept.back
-    assert (reason_of(error), counted) == ("RECORDS_UNAVAILABLE", True)
+    assert (reason_of(error), counted) == ("INTERNAL", True)

@@ -5,7 +5,7 @@ if there then
   return 'other'
 end
 redis.call('HSET', job, 'digest', digest, 'query', query, 'class', class, 'batch', batch, 'expires', expires,
-  'ticket', ticket, 'upgrades', upgrades, 'state', 'queued', 'created', now, 'runs', 0, 'fence', 0)
+  'ticket', ticket, 'upgrades', upgrades, 'state', 'queued', 'created', now, 'runs', 0)
 redis.call('ZREMRANGEBYSCORE', jobs, '-inf', place - (keep + 604800000) * 1000)
 redis.call('ZADD', jobs, place, name)
 redis.call('ZADD', due, now + grace, tenant .. '/' .. name)
