@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 from google.rpc.status_pb2 import Status
 from redis.asyncio import Redis
 
+from headgate.adapters.breaker import Breaker
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import ENDED, Lease, RedisJobs, State, Submission, Terms
@@ -388,6 +391,40 @@ async def test_a_redis_that_is_away_is_told_as_a_side_room_that_failed() -> None
     jobs = RedisJobs(connect("redis://127.0.0.1:1", 1.0, 1.0))
     with pytest.raises(SideRoomError):
         await jobs.submit(submission())
+
+
+async def test_a_server_that_says_nothing_is_waited_for_a_few_times_only(
+    client: Redis, valkey: Valkey
+) -> None:
+    patient = connect(valkey.url, 0.2, 0.2)
+    breaker = Breaker(open_s=0.3, longest_s=0.3)
+    jobs = RedisJobs(patient, SHORT, breaker)
+    valkey.popen.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        for number in range(200):
+            with pytest.raises(SideRoomError):
+                await jobs.submit(submission(f"j-{number}"))
+        assert time.monotonic() - began < 20, "each was waited for"
+    finally:
+        valkey.popen.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(10):
+        while breaker.open:
+            with suppress(SideRoomError):
+                await jobs.submit(submission("later"))
+            await asyncio.sleep(0.02)
+    assert await state(jobs, "later") is State.QUEUED
+    await patient.aclose()
+
+
+async def test_a_server_that_says_no_is_there(client: Redis, full: Callable[[], Awaitable[object]]) -> None:
+    jobs = RedisJobs(client, SHORT, Breaker())
+    await jobs.submit(submission())
+    await full()
+    for number in range(20):
+        with pytest.raises(SideRoomError, match="OutOfMemory"):
+            await jobs.submit(submission(f"full-{number}"))
+    assert await state(jobs) is State.QUEUED
 
 
 def test_every_end_is_one() -> None:

@@ -36,9 +36,6 @@ PROTOCOL: Final = 2
 
 _OURS: Final[Mapping[str, Any]] = {
     "max_connections": POOL_SIZE,
-    "timeout": POOL_WAIT_S,
-    "socket_timeout": SOCKET_S,
-    "socket_connect_timeout": SOCKET_S,
     "retry_on_timeout": False,
     "retry_on_error": [],
     "health_check_interval": PING_AFTER_S,
@@ -52,16 +49,19 @@ FAILURES: Final = (TimeoutError, RedisError, OSError, RuntimeError)
 T = TypeVar("T")
 
 
-def connect(url: str, reply_s: float = SOCKET_S, connect_s: float = SOCKET_S) -> Redis:
+def connect(
+    url: str, reply_s: float = SOCKET_S, connect_s: float = SOCKET_S, free_s: float = POOL_WAIT_S
+) -> Redis:
     """A client with short timeouts and no retries; it connects when it is first used, within `connect_s`.
 
     A reply that takes longer than `reply_s` ends its connection; whether a write was made is then not known.
+    A command waits for a free connection, of which there are 50, for `free_s`.
 
     The URL says where and as whom. What it says about timeouts, retries or the pool is passed over: to the
     library's own `from_url` it would be the last word.
     """
     retry = Retry(NoBackoff(), 0)
-    waits = {"socket_timeout": reply_s, "socket_connect_timeout": connect_s}
+    waits = {"socket_timeout": reply_s, "socket_connect_timeout": connect_s, "timeout": free_s}
     options = {**parse_url(url), **_OURS, **waits, "retry": retry}
     return Redis(connection_pool=BlockingConnectionPool(**options))
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
+from redis.exceptions import ResponseError
 
+from headgate.adapters.breaker import Breaker
 from headgate.adapters.config import JobsConfig
 from headgate.adapters.job_news import JobNews
 from headgate.adapters.ports import SideRoomError
@@ -146,10 +149,12 @@ class Terms:
 class RedisJobs:
     """The records. Every method raises SideRoomError when Redis does not do what it is asked."""
 
-    def __init__(self, client: Redis, terms: Terms | None = None) -> None:
+    def __init__(self, client: Redis, terms: Terms | None = None, breaker: Breaker | None = None) -> None:
+        """With a breaker a server that says nothing is left alone for a while: nobody waits for it then."""
         self.terms = terms or Terms()
         self._client = client
         self._news = JobNews(client)
+        self._breaker = breaker or Breaker(failures=sys.maxsize)
         self._scripts: dict[str, AsyncScript] = {}
 
     async def submit(self, one: Submission) -> str:
@@ -296,10 +301,19 @@ class RedisJobs:
         return await self._ask(self._scripts[script](keys=list(keys), args=list(arguments)))
 
     async def _ask(self, command: Any) -> Any:
+        if not self._breaker.allows():
+            command.close()
+            raise SideRoomError("left alone after repeated failures")
         try:
-            return await command
+            told = await command
         except FAILURES as error:
+            if isinstance(error, ResponseError):
+                self._breaker.succeeded()
+            else:
+                self._breaker.failed()
             raise SideRoomError(type(error).__name__) from None
+        self._breaker.succeeded()
+        return told
 
 
 def new_fence() -> str:

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from headgate.adapters import channels, validation
+from headgate.adapters.breaker import Breaker
 from headgate.adapters.config import Config, PolicyConfig, TlsConfig
 from headgate.adapters.decoding import Decoding
 from headgate.adapters.health import HealthServicer
@@ -26,7 +27,7 @@ from headgate.adapters.loop_lag import LoopLag
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import RedisJobs, Terms
-from headgate.adapters.redis_rooms import Rooms
+from headgate.adapters.redis_rooms import LEFT_ALONE_S, Rooms
 from headgate.adapters.settings import ConfigError, Loaded
 from headgate.adapters.status_map import InvalidRequestError, ReloadError, ServiceError, code_of
 from headgate.adapters.telemetry import Metrics
@@ -259,7 +260,8 @@ class Gateway:
             return None
         if url is None:
             raise ConfigError("jobs.enabled: records of jobs need a Redis; set redis.url")
-        return RedisJobs(connect(url, JOB_REPLY_S, JOB_REPLY_S), Terms.of(settings))
+        client = connect(url, JOB_REPLY_S, JOB_REPLY_S, JOB_REPLY_S)
+        return RedisJobs(client, Terms.of(settings), Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S))
 
     def _public_server(self) -> grpc.aio.Server:
         options = channels.server_options(public=True, reuse_port=self._sources.reuse_port)

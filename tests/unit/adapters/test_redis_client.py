@@ -88,6 +88,14 @@ async def test_the_client_has_short_timeouts_and_no_retries_whatever_its_url_say
     await client.aclose()
 
 
+async def test_who_may_wait_waits_for_a_free_connection_too() -> None:
+    client = redis_client.connect("redis://127.0.0.1:1", 2.0, 3.0, 4.0)
+    connection = client.connection_pool.make_connection()
+    assert (connection.socket_timeout, connection.socket_connect_timeout) == (2.0, 3.0)
+    assert client.connection_pool.timeout == 4.0
+    await client.aclose()
+
+
 async def test_the_url_still_says_where_and_as_whom() -> None:
     client = redis_client.connect("rediss://me:pass%2Fword@example.test:7/3?ssl_ca_certs=ca.pem")
     connection = client.connection_pool.make_connection()
