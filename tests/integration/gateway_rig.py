@@ -125,15 +125,16 @@ class Process:
 
 
 class Valkey:
-    """A private server that keeps nothing."""
+    """A private server that keeps nothing, or an AOF."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, keeps: bool = False) -> None:
         self._directory = directory
+        self._keeps = ("yes", "--appendfsync", "everysec") if keeps else ("no",)
         wait_for(self._comes_up_somewhere, START_S, "valkey to find a port")
         self.url = f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Starts it again where it was, empty."""
+        """Starts it again where it was, with what it has kept."""
         wait_for(self._comes_up, START_S, "valkey to have its port again")
 
     def _comes_up_somewhere(self) -> bool:
@@ -144,7 +145,8 @@ class Valkey:
 
     def _comes_up(self) -> bool:
         """Whether it serves; False when its port is taken."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        options += ["--appendonly", *self._keeps]
         out = (self._directory / "valkey.log").open("ab")
         self.popen = subprocess.Popen([_valkey_binary(), *options, "--dir", str(self._directory)], stdout=out)
         out.close()
@@ -193,11 +195,15 @@ class Stack:
         self.journal_file.touch()
         self.config_file = directory / "headgate.yaml"
         self.write(settings or config())
-        self.valkey = Valkey(directory)
+        self.valkey = self.start_valkey()
         self.workers = {name: self.start_worker(name) for name in models or self.names}
         self.worker_addresses = {name: one.addresses()["listen"] for name, one in self.workers.items()}
         self.gateway = self.start_gateway()
         self.addresses = self.gateway.addresses()
+
+    def start_valkey(self) -> Valkey:
+        """Where cache, ledger and jobs are kept."""
+        return Valkey(self.directory)
 
     def places(self) -> dict[str, str]:
         """Where the gateway finds each model."""

@@ -39,8 +39,10 @@ def settings(**gateway: object) -> dict[str, Any]:
 class JobStack(Stack):
     """A stack that can start runners and reconcilers."""
 
-    def __init__(self, directory: Path, **changes: object) -> None:
-        super().__init__(directory, settings() | changes)
+    def __init__(
+        self, directory: Path, config: dict[str, Any] | None = None, **changes: object
+    ) -> None:
+        super().__init__(directory, (config or settings()) | changes)
         self.started: list[Process] = []
 
     def start(self, program: str, *extra: str, **environ: str) -> Process:
