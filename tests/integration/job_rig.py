@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from headgate.adapters.job_queue import JobQueue
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import ENDED, Happening, Record, RedisJobs, State, Submission, Terms
+from headgate.adapters.redis_rooms import LEDGER_STREAM
 from headgate.gateway import tickets
 from headgate.gateway.admission import digest
 from headgate.v1 import router_pb2, types_pb2
@@ -39,9 +40,7 @@ def settings(**gateway: object) -> dict[str, Any]:
 class JobStack(Stack):
     """A stack that can start runners and reconcilers."""
 
-    def __init__(
-        self, directory: Path, config: dict[str, Any] | None = None, **changes: object
-    ) -> None:
+    def __init__(self, directory: Path, config: dict[str, Any] | None = None, **changes: object) -> None:
         super().__init__(directory, (config or settings()) | changes)
         self.started: list[Process] = []
 
@@ -124,6 +123,12 @@ class Jobs:
     async def told(self, name: str) -> list[Happening]:
         """The job's whole stream."""
         return [one async for one in self.records.happenings("acme", name, "", 0.01)]
+
+    def ledger(self, name: str) -> list[Mapping[str, str]]:
+        """The gateway's records of it: one for each run."""
+        found = (one for _, one in self.stack.valkey.client.xrange(LEDGER_STREAM))
+        told = ({key.decode(): value.decode() for key, value in one.items()} for one in found)
+        return [one for one in told if one["request_id"] == name]
 
     async def close(self) -> None:
         """Lets go of Valkey."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -242,6 +243,30 @@ async def test_those_who_watch_leave_the_places_to_those_who_ask(
             assert text_of(await stub(channel).Generate(generate("and now?"), metadata=ACME))
             for watch in watches:
                 watch.cancel()
+
+
+async def test_only_a_runner_s_word_makes_a_record_a_run_of_its_job(
+    running: Stack, desk: jobs_pb2_grpc.JobServiceStub, records: RedisJobs
+) -> None:
+    await desk.SubmitJob(asked("run"), metadata=ACME)
+    lease = await records.claim("acme", "run")
+    assert lease is not None
+    said = (("headgate-ticket", lease.ticket), ("headgate-run", "4"))
+    calls = {"runner": ("run", (*RUNNER, *said)), "tenant": ("run", (*ACME, *said)),
+             "another": ("not-the-job", (*RUNNER, *said))}  # fmt: skip
+    async with running.channel() as channel:
+        for who, (name, metadata) in calls.items():
+            request = generate("once", request_id=name)
+            request.query.metadata["who"] = who
+            await stub(channel).Generate(request, metadata=metadata)
+
+    def runs() -> dict[str, bytes]:
+        found = (one for _, one in running.valkey.client.xrange("headgate:ledger"))
+        told = {json.loads(one[b"labels"]).get("who"): one.get(b"run", b"") for one in found}
+        return told if calls.keys() <= told.keys() else {}
+
+    found = await eventually(runs, what="the records")
+    assert [found[who] for who in calls] == [b"4", b"", b""]
 
 
 async def test_a_redis_that_is_away_refuses_jobs_with_one_sentence(

@@ -12,6 +12,7 @@ import pytest
 from kombu import Connection
 
 from headgate.adapters.job_queue import PREFIX, TASK, make_app, queue_of
+from headgate.adapters.ledger import Fold
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import State
 from headgate.v1 import router_pb2
@@ -149,6 +150,14 @@ async def test_a_runner_that_is_killed_in_the_middle_costs_a_run_and_no_job(jobs
     assert (text_of(answer_of(record)), record.runs) == ("late " * 40, 2)
     states = [one.state for one in await jobs.told("killed") if one.state]
     assert states == [State.QUEUED, State.RUNNING, State.RUNNING, State.DONE]
+    await eventually(lambda: len(jobs.ledger("killed")) == 2, what="a record of each run")
+    fold = Fold()
+    for one in jobs.ledger("killed"):
+        fold.take(one)
+    [charged] = [one for one in jobs.ledger("killed") if one["record_id"] not in fold.lost]
+    assert (charged["code"], charged["run"]) == ("OK", "2")
+    assert int(charged["cost_nanousd"]) == answer_of(record).decision.cost_nanousd
+    assert fold.lost_nanousd > 0, "what the killed run had written was paid for"
 
 
 async def _alone(jobs: Jobs, doomed: Process, name: str, text: dict[str, object]) -> Process:

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 
 from headgate.adapters import samples
+from headgate.adapters.ledger import Fold
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import FAILURES, connect
 from headgate.adapters.redis_rooms import LEDGER_STREAM, SAMPLE_STREAM, SAMPLES
@@ -25,7 +26,7 @@ TEXTS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Everything of some tenants, each record once, oldest first."""
+    """Everything of some tenants, each record once and each job once, oldest first."""
 
     samples: tuple[Sample, ...]
     outcomes: tuple[Outcome, ...]
@@ -33,6 +34,10 @@ class Found:
     """Requests in the ledger that could have been drawn …"""
     drawn: int = 0
     """… and those of them that were. What is drawn and is no sample was dropped."""
+    lost_runs: int = 0
+    """Runs of jobs in the ledger that another one followed: they are no requests …"""
+    lost_nanousd: int = 0
+    """… and what they cost is charged to nobody."""
 
     @property
     def tenants(self) -> list[str]:
@@ -52,11 +57,16 @@ class SampleReader:
         for stream in (SAMPLE_STREAM, LEDGER_STREAM):
             async for record in self._stream(stream):
                 book.take(record)
+        lost = book.fold.lost
+        counted = [one for name, one in book.samples.items() if name not in lost]
+        draws = [hit for name, hit in book.draws.items() if name not in lost]
         return Found(
-            samples=tuple([one async for one in self._with_texts(list(book.samples.values()))]),
+            samples=tuple([one async for one in self._with_texts(counted)]),
             outcomes=tuple(book.outcomes.values()),
-            eligible=len(book.draws),
-            drawn=sum(book.draws.values()),
+            eligible=len(draws),
+            drawn=sum(draws),
+            lost_runs=len(lost),
+            lost_nanousd=book.fold.lost_nanousd,
         )
 
     async def spent(self, tenants: Sequence[str], day: str) -> dict[str, int]:
@@ -123,11 +133,13 @@ class _Book:
         self.samples: dict[str, Sample] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.draws: dict[str, bool] = {}
+        self.fold = Fold()
 
     def take(self, record: Record) -> None:
         name = record.get("record_id", "")
         if not name or (self._tenants and record.get("tenant") not in self._tenants):
             return
+        self.fold.take(record)
         sample, outcome = samples.read(record), samples.outcome(record)
         if sample is not None:
             self.samples[name] = sample

@@ -7,6 +7,7 @@ a key nothing but the health service answers, unknown methods included, unless t
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,19 +22,33 @@ from headgate.adapters import status_map
 from headgate.adapters.config import CascadeConfig, Config, TenantConfig
 from headgate.adapters.status_map import KeyInvalidError, KeyMissingError, OverloadedError, ServiceError
 from headgate.gateway import tickets
+from headgate.gateway.tickets import Ticket
 from headgate.router.types import Objective
 
 OPEN_TENANT: Final = "open"
 """Who callers without a key are while the gateway is open."""
 SHED_RETRY_S: Final = 0.5
 TICKET_KEY: Final = "headgate-ticket"
+RUN_KEY: Final = "headgate-run"
+"""Which run of its job a runner's call is; nobody else is believed."""
 UPGRADES_KEY: Final = "headgate-upgrades"
+"""What its job upgrades."""
+_RUN: Final = re.compile("[1-9][0-9]{0,17}")
 _SCHEME: Final = "bearer "
 _HEALTH: Final = "/grpc.health.v1.Health/"
 
 # Text, because gRPC's classes take parameters only in its stubs.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A job runner's call."""
+
+    ticket: Ticket
+    number: int
+    """Of the job's runs: from 1, and a later run has a higher one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +66,10 @@ class Caller:
     """What becomes of drafts; None means as the gateway says."""
     runs_jobs: bool = False
     """A job runner. It acts for others by their jobs' tickets, and for nobody without."""
+    run: Run | None = None
+    """Of the job whose ticket a runner presents."""
     upgrades: str = ""
-    """What the job upgrades for which it acts, in its record's words; empty where nothing."""
+    """What that job upgrades, in its record's words; empty where nothing."""
 
 
 CALLER: Final[ContextVar[Caller]] = ContextVar("headgate_caller")
@@ -73,6 +90,8 @@ class Keyring:
         self._pepper = pepper
         self._open = config.gateway.open
         self._tenants = {name: _caller(name, tenant, config) for name, tenant in config.tenants.items()}
+        if self._open:
+            self._tenants[OPEN_TENANT] = Caller(OPEN_TENANT)
         self._keys = {
             key.id: _Key(_caller(name, tenant, config), bytes.fromhex(key.hmac_sha256), _instant(key.expires))
             for name, tenant in config.tenants.items()
@@ -83,31 +102,41 @@ class Keyring:
             self._keys[own.id] = _Key(runner, bytes.fromhex(own.hmac_sha256), _instant(own.expires))
 
     def identify(
-        self, authorization: str | bytes | None, now: float, ticket: str = "", upgrades: str = ""
+        self,
+        authorization: str | bytes | None,
+        now: float,
+        ticket: str = "",
+        run: str = "",
+        upgrades: str = "",
     ) -> Caller:
         """The caller with these credentials; of a job runner the tenant whose job's ticket it presents.
 
         Raises KeyMissingError or KeyInvalidError, never saying why.
         """
         if self._open and (authorization is None or not self._keys):
-            return Caller(OPEN_TENANT, runs_jobs=bool(upgrades), upgrades=upgrades)
+            return self._opened(ticket, run, upgrades, now)
         if not authorization:
             raise KeyMissingError("send a key in call metadata: authorization: Bearer <id>.<secret>")
         key = self._matching(authorization)
         if key is None or now >= key.expires:
             raise KeyInvalidError("the key is unknown, wrong or expired")
-        if not key.caller.runs_jobs:
-            return key.caller
-        return replace(self._acting(ticket, now), upgrades=upgrades)
+        return self._acting(ticket, run, upgrades, now) if key.caller.runs_jobs else key.caller
 
-    def _acting(self, ticket: str, now: float) -> Caller:
-        tenant = tickets.tenant_of(self._pepper, ticket, now)
-        if tenant not in self._tenants:
+    def _opened(self, ticket: str, run: str, upgrades: str, now: float) -> Caller:
+        """Runners need no key either. A ticket for somebody who has keys opens nothing without one."""
+        if ticket and tickets.read(self._pepper, ticket, now).tenant == OPEN_TENANT:
+            return self._acting(ticket, run, upgrades, now)
+        return self._tenants[OPEN_TENANT]
+
+    def _acting(self, ticket: str, run: str, upgrades: str, now: float) -> Caller:
+        told = tickets.read(self._pepper, ticket, now)
+        if told.tenant not in self._tenants:
             raise KeyInvalidError("the job's tenant is no longer one")
-        return replace(self._tenants[tenant], runs_jobs=True)
+        caller = replace(self._tenants[told.tenant], runs_jobs=True, upgrades=upgrades)
+        return replace(caller, run=Run(told, int(run))) if _RUN.fullmatch(run) else caller
 
     def _matching(self, authorization: str | bytes) -> _Key | None:
-        text = authorization if isinstance(authorization, str) else authorization.decode("latin-1")
+        text = _text(authorization)
         if text[: len(_SCHEME)].lower() != _SCHEME:
             return None
         identifier, _, secret = text[len(_SCHEME) :].strip().partition(".")
@@ -185,7 +214,7 @@ class Door(grpc.aio.ServerInterceptor):
         if method.startswith(_HEALTH):
             return await continuation(handler_call_details)
         try:
-            caller = self.keys.identify(*_presented(handler_call_details, self._now()))
+            caller = self._caller(handler_call_details)
             CALLER.set(caller)
             self._rooms.get(method, self._room).check(job=caller.runs_jobs)
         except ServiceError as error:
@@ -193,15 +222,15 @@ class Door(grpc.aio.ServerInterceptor):
             return _refusal(error)
         return await continuation(handler_call_details)
 
+    def _caller(self, details: grpc.HandlerCallDetails) -> Caller:
+        # Of several values of a name the last one counts.
+        told = dict(details.invocation_metadata or ())
+        said = [_text(told.get(name, "")) for name in (TICKET_KEY, RUN_KEY, UPGRADES_KEY)]
+        return self.keys.identify(told.get("authorization"), self._now(), *said)
 
-def _presented(details: grpc.HandlerCallDetails, now: float) -> tuple[str | bytes | None, float, str, str]:
-    """What `identify` asks for. Of several values the last one counts."""
-    found = dict(details.invocation_metadata or ())
-    return found.get("authorization"), now, _text(found.get(TICKET_KEY)), _text(found.get(UPGRADES_KEY))
 
-
-def _text(value: str | bytes | None) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else value or ""
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("latin-1")
 
 
 def _refusal(error: ServiceError) -> Handler:

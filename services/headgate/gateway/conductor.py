@@ -591,8 +591,9 @@ class Conductor:
         finish = types_pb2.FinishReason.Name(journey.finish_reason)
         self._metrics.overhead.observe(journey.overhead)
         ended = Ended(code, took, finish, journey.usage)
-        tenant = journey.arrival.caller.tenant
-        record = records.request(tenant, decision, journey.wire.metadata, ended, time.time())
+        caller = journey.arrival.caller
+        labels, now = journey.wire.metadata, time.time()
+        record = records.request(caller.tenant, decision, labels, ended, now, caller.run)
         record = {**record, **journey.upgraded}
         if self._shadow is not None and self._shadow.on and final is not None:
             record = self._shadow.offer(record, self._answered(journey, final.model))

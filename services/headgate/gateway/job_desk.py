@@ -84,7 +84,7 @@ class JobDesk:
         name, expires = query.request_id, time.time() + within_s
         packed = query.SerializeToString(deterministic=True)
         same = hashlib.sha256(b"\0".join((packed, job_class.encode(), batch.encode()))).digest()
-        ticket = tickets.sign(self._pepper, tenant, name, expires) if self._pepper else ""
+        ticket = tickets.sign(self._pepper, tenant, name, expires)
         return Submission(tenant, name, packed, same, job_class, batch, expires, ticket, upgrades)
 
     async def _written(self, one: Submission) -> bool:

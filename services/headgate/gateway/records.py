@@ -1,7 +1,8 @@
 """What is kept of a finished request, and how it gets into the ledger without anybody waiting for it.
 
 A record holds facts about a request, never its text. Readers fold on `record_id`: a record may be written
-more than once, because a write whose reply never came is made again.
+more than once, because a write whose reply never came is made again. A job may be run more than once, and is
+charged once: its records say which `run` each is, and `headgate.adapters.ledger` says which one counts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 import structlog
 
 from headgate.adapters.ports import Ledger, SideRoomError
+from headgate.gateway.admission import Run
 from headgate.v1 import router_pb2, types_pb2
 
 _LOG = structlog.get_logger(__name__)
@@ -39,9 +41,14 @@ Record = Mapping[str, str]
 
 
 def request(
-    tenant: str, decision: types_pb2.Decision, labels: Mapping[str, str], ended: Ended, now: float
+    tenant: str,
+    decision: types_pb2.Decision,
+    labels: Mapping[str, str],
+    ended: Ended,
+    now: float,
+    run: Run | None = None,
 ) -> Record:
-    """The record of a finished request; `now` in POSIX seconds."""
+    """The record of a finished request; `now` in POSIX seconds. `run` is a job's whose query this is."""
     return {
         "kind": "request",
         "record_id": _new_id(),
@@ -55,6 +62,7 @@ def request(
         "labels": json.dumps(dict(labels)),
         **_decided(decision),
         **_spent(decision, ended.usage),
+        **_ran(decision, run),
     }
 
 
@@ -120,6 +128,13 @@ def _spent(decision: types_pb2.Decision, usage: types_pb2.Usage) -> Record:
         "completion_tokens": str(usage.completion_tokens),
         "overhead_ms": f"{decision.overhead.ToMicroseconds() / 1000:.3f}",
     }
+
+
+def _ran(decision: types_pb2.Decision, run: Run | None) -> Record:
+    # A ticket speaks of one job: what a runner asks beside it is a request as any other.
+    if run is None or run.ticket.job != decision.request_id:
+        return {}
+    return {"run": str(run.number), "job_until": str(run.ticket.until)}
 
 
 class Recorder:

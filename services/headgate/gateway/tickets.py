@@ -9,11 +9,22 @@ service key. Neither alone opens anything.
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 from typing import Final
 
 from headgate.adapters.status_map import KeyInvalidError
 
 _PURPOSE: Final = b"headgate job ticket 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What one says."""
+
+    tenant: str
+    job: str
+    until: int
+    """POSIX seconds. Of two jobs that had one name, one after the other, each has its own."""
 
 
 def sign(pepper: bytes, tenant: str, name: str, expires: float) -> str:
@@ -22,15 +33,16 @@ def sign(pepper: bytes, tenant: str, name: str, expires: float) -> str:
     return f"{said}.{_signature(pepper, said)}"
 
 
-def tenant_of(pepper: bytes, ticket: str, now: float) -> str:
-    """Whom it lets act for. KeyInvalidError if it is none of ours, or its time is over."""
+def read(pepper: bytes, ticket: str, now: float) -> Ticket:
+    """Whom it lets act for, and for which job. KeyInvalidError if it is none of ours, or its time is over."""
     said, _, signature = ticket.rpartition(".")
     parts = said.split(".")
     if not hmac.compare_digest(signature, _signature(pepper, said)) or len(parts) != 3:
         raise KeyInvalidError("the ticket is none of this gateway's")
-    if now >= int(parts[2]):
+    told = Ticket(bytes.fromhex(parts[0]).decode(), bytes.fromhex(parts[1]).decode(), int(parts[2]))
+    if now >= told.until:
         raise KeyInvalidError("the ticket's time is over")
-    return bytes.fromhex(parts[0]).decode()
+    return told
 
 
 def _signature(pepper: bytes, said: str) -> str:

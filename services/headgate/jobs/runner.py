@@ -151,8 +151,9 @@ class JobRunner:
         return self._again(why, lease, counted=heard.begun)
 
     def _credentials(self, lease: Lease) -> tuple[tuple[str, str], ...]:
-        told = (("headgate-ticket", lease.ticket), ("headgate-upgrades", lease.upgrades))
-        return self._metadata + tuple(one for one in told if one[1])
+        said = [("headgate-ticket", lease.ticket), ("headgate-run", str(lease.begun)),
+                ("headgate-upgrades", lease.upgrades)]  # fmt: skip
+        return (*self._metadata, *((name, value) for name, value in said if value))
 
     def _again(self, why: status_pb2.Status, lease: Lease, *, counted: bool) -> Ending:
         told = status_map.retry_after_s(why) or 0.0

@@ -110,6 +110,22 @@ async def test_draws_are_counted_and_strangers_passed_over(
     assert (found.samples, found.eligible, found.drawn) == ((), 5, 2)
 
 
+async def test_a_job_is_one_request_however_often_it_was_run(rooms: Rooms, reading: SampleReader) -> None:
+    runs = [
+        {
+            "kind": "request", "record_id": f"r{run}", "tenant": "acme", "request_id": "j", "at": "1.0",
+            "job_until": "99", "run": str(run), "cost_nanousd": str(run * 10), "drawn": "1",
+        }
+        for run in (2, 1, 3)
+    ]  # fmt: skip
+    await rooms.ledger.append(runs)
+    await _write(rooms, *(replace(SAMPLE, record_id=f"r{run}") for run in (1, 3)))
+    found = await reading.found()
+    assert [one.record_id for one in found.samples] == ["r3"]
+    assert (found.eligible, found.drawn) == (1, 1)
+    assert (found.lost_runs, found.lost_nanousd) == (2, 30)
+
+
 async def test_what_a_day_cost_is_what_was_taken(rooms: Rooms, reading: SampleReader) -> None:
     account = samples.account("acme", DAY)
     assert await rooms.budget.reserve(account, 700, 1000)

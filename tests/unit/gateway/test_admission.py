@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.adapters.config import Config, JobsConfig
+from headgate.adapters.config import Config
 from headgate.adapters.status_map import KeyInvalidError, KeyMissingError, OverloadedError
 from headgate.gateway import tickets
 from headgate.gateway.admission import OPEN_TENANT, Door, Keyring, Room, digest
@@ -18,6 +18,9 @@ from headgate.router.types import Objective
 
 PEPPER = b"pepper"
 NOW = datetime(2026, 11, 23, tzinfo=UTC).timestamp()
+
+
+TICKET = tickets.sign(PEPPER, "acme", "job-1", NOW + 60)
 
 
 def config(*, open_: bool = False) -> Config:
@@ -30,8 +33,11 @@ def config(*, open_: bool = False) -> Config:
         "gone": {"keys": keys("k4", expires="2026-11-23")},
     }
     return Config.model_validate(
-        {"version": 1, "tenants": tenants, "gateway": {"pepper": "env:P", "open": open_}}
-    )
+        {
+            "version": 1, "tenants": tenants, "gateway": {"pepper": "env:P", "open": open_},
+            "jobs": {"key": keys("runner")[0]},
+        }
+    )  # fmt: skip
 
 
 RING = Keyring(config(), PEPPER)
@@ -101,14 +107,34 @@ def test_an_open_gateway_takes_callers_without_a_key_but_no_wrong_key() -> None:
         ring.identify("Bearer k1.wrong", NOW)
 
 
-def test_only_a_job_runner_says_what_a_job_upgrades() -> None:
-    own = {"id": "runners", "hmac_sha256": digest(PEPPER, "secret-runners").hex()}
-    jobs = config().model_copy(update={"jobs": JobsConfig.model_validate({"enabled": True, "key": own})})
-    ring, ticket = Keyring(jobs, PEPPER), tickets.sign(PEPPER, "acme", "job-1", NOW + 60)
-    runner = ring.identify("Bearer runners.secret-runners", NOW, ticket, "an upgrade")
-    assert (runner.tenant, runner.runs_jobs, runner.upgrades) == ("acme", True, "an upgrade")
-    tenant = ring.identify("Bearer k1.secret-k1", NOW, ticket, "an upgrade")
-    assert (tenant.tenant, tenant.runs_jobs, tenant.upgrades) == ("acme", False, "")
+def test_a_runner_is_believed_which_run_of_a_job_it_is_and_what_it_upgrades() -> None:
+    caller = RING.identify("Bearer runner.secret-runner", NOW, TICKET, "7", "an upgrade")
+    assert caller.run is not None
+    assert (caller.tenant, caller.run.ticket.job, caller.run.number) == ("acme", "job-1", 7)
+    assert (caller.runs_jobs, caller.upgrades) == (True, "an upgrade")
+
+
+@pytest.mark.parametrize("run", ["", "0", "-1", "1.5", "07", "1 ", "٣", "x", "9" * 19, "9" * 5000])
+def test_what_is_no_number_of_a_run_is_no_run(run: str) -> None:
+    caller = RING.identify("Bearer runner.secret-runner", NOW, TICKET, run)
+    assert (caller.tenant, caller.run) == ("acme", None)
+
+
+def test_nobody_but_a_runner_is_believed_to_be_a_run() -> None:
+    for caller in (
+        RING.identify("Bearer k1.secret-k1", NOW, TICKET, "7", "an upgrade"),
+        Keyring(config(open_=True), PEPPER).identify(None, NOW, TICKET, "7", "an upgrade"),
+    ):
+        assert (caller.runs_jobs, caller.run, caller.upgrades) == (False, None, "")
+
+
+def test_an_open_gateway_s_runner_needs_no_key_but_a_ticket() -> None:
+    open_ticket = tickets.sign(PEPPER, OPEN_TENANT, "job-1", NOW + 60)
+    caller = Keyring(config(open_=True), PEPPER).identify(None, NOW, open_ticket, "7")
+    assert caller.run is not None
+    assert (caller.tenant, caller.runs_jobs, caller.run.number) == (OPEN_TENANT, True, 7)
+    with pytest.raises(KeyMissingError):
+        RING.identify(None, NOW, open_ticket, "7")
 
 
 def test_the_room_has_an_end_and_places_come_back() -> None:

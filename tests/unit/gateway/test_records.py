@@ -10,7 +10,9 @@ import pytest
 from headgate.adapters.memory import MemoryLedger
 from headgate.adapters.ports import SideRoomError
 from headgate.gateway import records
+from headgate.gateway.admission import Run
 from headgate.gateway.records import MOST_WAITING, Ended, Recorder
+from headgate.gateway.tickets import Ticket
 from headgate.v1 import router_pb2, types_pb2
 
 
@@ -29,6 +31,15 @@ def test_a_request_s_record_says_what_was_decided_and_spent() -> None:
         "latency_ms": "250.000", "estimates": '[["small", 0.5, 9]]', "attempts": '[["small", 0, 12]]',
     }  # fmt: skip
     assert wanted.items() <= record.items()
+
+
+@pytest.mark.parametrize(
+    ("job", "said"), [("r", {"run": "3", "job_until": "1000"}), ("another", {})], ids=["its own", "another's"]
+)
+def test_a_job_s_record_says_which_run_it_was(job: str, said: dict[str, str]) -> None:
+    run = Run(Ticket("acme", job, 1000), 3)
+    record = records.request("acme", types_pb2.Decision(request_id="r"), {}, Ended("OK", 1), 2, run)
+    assert {name: record[name] for name in ("run", "job_until") if name in record} == said
 
 
 def test_an_outcome_s_record_repeats_what_was_said() -> None:

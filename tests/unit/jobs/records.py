@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import Lease, State, Terms
 
-LEASE = Lease("acme", "j-1", "f-1", b"", "ticket", 0.0, 1, 60.0)
+LEASE = Lease("acme", "j-1", "f-1", b"", "ticket", "", 0.0, 1, 1, 60.0)
 
 
 class FakeRecords:

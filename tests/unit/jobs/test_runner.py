@@ -107,6 +107,7 @@ async def test_an_answer_is_written_as_the_runner_of_the_tenant() -> None:
     assert [request.query.request_id for request in gateway.asked] == ["j-1"]
     assert gateway.metadata["authorization"] == "Bearer r-1.secret"
     assert gateway.metadata["headgate-ticket"] == "ticket"
+    assert gateway.metadata["headgate-run"] == str(LEASE.fence)
     assert 50 < gateway.left_s <= 60
     assert kept.ended is not None
     state, answer, _ = kept.ended
@@ -119,7 +120,7 @@ async def test_an_answer_is_written_as_the_runner_of_the_tenant() -> None:
 async def test_without_key_and_ticket_it_says_neither() -> None:
     async with run(answers, records(ticket="")) as (gateway, task):
         await task
-    assert not {"authorization", "headgate-ticket"} & set(gateway.metadata)
+    assert not {"authorization", "headgate-ticket", "headgate-run"} & set(gateway.metadata)
 
 
 async def test_a_job_that_is_not_to_be_had_asks_nobody() -> None:

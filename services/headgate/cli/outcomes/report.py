@@ -42,6 +42,10 @@ class Status:
     left_out: Mapping[str, int]
     eligible: int
     drawn: int
+    lost_runs: int
+    """Runs of jobs whose answer nobody took, because another run followed …"""
+    lost_nanousd: int
+    """… and what they cost, which is charged to nobody."""
     spent_nanousd: Mapping[str, int]
     """Today (UTC), by tenant."""
     budget_nanousd: int
@@ -68,6 +72,8 @@ def status(
         left_out=dict(labelled.left_out),
         eligible=found.eligible,
         drawn=found.drawn,
+        lost_runs=found.lost_runs,
+        lost_nanousd=found.lost_nanousd,
         spent_nanousd=dict(spent),
         budget_nanousd=budget_nanousd,
         level=level,
@@ -104,10 +110,18 @@ def in_words(status: Status) -> str:
         f"samples    {status.samples:,}, of them {status.labelled:,} labelled for every model",
         *(f"           {count:,} left out: {reason}" for reason, count in sorted(status.left_out.items())),
         f"draws      {status.drawn:,} of the {status.eligible:,} requests in the ledger that could be drawn",
+        *_lost(status),
         *(_budget(tenant, spent, status) for tenant, spent in sorted(status.spent_nanousd.items())),
         _still_missing(status),
     ]
     return "\n".join([*lines, *_shown(status.shown)])
+
+
+def _lost(status: Status) -> list[str]:
+    if not status.lost_runs:
+        return []
+    cost = dollars(status.lost_nanousd)
+    return [f"lost runs  {status.lost_runs:,} of jobs, run again: {cost} that no tenant is charged"]
 
 
 def _budget(tenant: str, spent: int, status: Status) -> str:

@@ -73,6 +73,14 @@ def test_samples_drawn_rarely_stand_for_more() -> None:
     assert shown.quality.mean == pytest.approx(-10 / 11)
 
 
+def test_runs_that_are_nobody_s_charge_are_told_and_not_hidden() -> None:
+    found, labelled = Found((), (), lost_runs=3, lost_nanousd=2_000_000), Labelled(())
+    told = report.status(found, labelled, {}, 10**9, 0.05)
+    assert "lost runs  3 of jobs, run again: $0.002 that no tenant is charged" in report.in_words(told)
+    assert (report.as_json(told)["lost_runs"], report.as_json(told)["lost_nanousd"]) == (3, 2_000_000)
+    assert "lost runs" not in report.in_words(_status(Labelled(())))
+
+
 def test_the_status_says_what_is_missing_in_words() -> None:
     said = report.in_words(_status(_rows(lost=10, kept=90)))
     needed = needs.to_collect(0.05)
