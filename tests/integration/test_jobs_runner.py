@@ -228,6 +228,17 @@ async def test_a_broker_that_comes_back_empty_is_taken_from_again(
             await jobs.queue.put("acme", "between", "batch")
         broker.start()
         assert text_of(answer_of(await jobs.ended("between"))) == "small: two"
+        for name in ("taken-0", "taken-1"):
+            await jobs.submit(name, {"say": ["long "], "times": 20, "gap_s": 0.05})
+        for name in ("taken-0", "taken-1"):
+            await jobs.running(name)
+        broker.stop()
+        for name in ("taken-0", "taken-1"):
+            await jobs.ended(name)
+        broker.start()
+        await jobs.submit("after", "three", queue=False)
+        # A runner that kept both places would be found to be deaf, and end, after half a minute.
+        assert text_of(answer_of(await jobs.ended("after", 15))) == "small: three"
         assert runner.popen.poll() is None
         await jobs.close()
     broker.stop()
