@@ -20,6 +20,7 @@ from headgate.adapters.redis_rooms import LEDGER_STREAM
 from headgate.gateway import tickets
 from headgate.gateway.admission import digest
 from headgate.v1 import router_pb2, types_pb2
+from tests.integration.brokers import Broker, OnValkey
 from tests.integration.gateway_rig import PEPPER, Process, Stack, config, query
 
 RUNNER_SECRET = "secret-of-runners"
@@ -40,8 +41,20 @@ def settings(**gateway: object) -> dict[str, Any]:
 class JobStack(Stack):
     """A stack that can start runners and reconcilers."""
 
-    def __init__(self, directory: Path, config: dict[str, Any] | None = None, **changes: object) -> None:
-        super().__init__(directory, (config or settings()) | changes)
+    def __init__(
+        self,
+        directory: Path,
+        config: dict[str, Any] | None = None,
+        broker: Broker | None = None,
+        **changes: object,
+    ) -> None:
+        """Without a broker jobs wait where their records are; `changes` are sections of the config."""
+        given = (config or settings()) | changes
+        if broker is not None:
+            (directory / "broker").write_text(broker.url)
+            given["jobs"]["broker"] = f"file:{directory / 'broker'}"
+        super().__init__(directory, given)
+        self.broker: Broker = broker or OnValkey(self.valkey)
         self.started: list[Process] = []
 
     def start(self, program: str, *extra: str, **environ: str) -> Process:
@@ -67,9 +80,11 @@ class JobStack(Stack):
 
 
 @contextmanager
-def job_stack(factory: pytest.TempPathFactory, **changes: object) -> Iterator[JobStack]:
+def job_stack(
+    factory: pytest.TempPathFactory, broker: Broker | None = None, **changes: object
+) -> Iterator[JobStack]:
     """A stack for the time of a `with` block; `changes` are sections of its config."""
-    running = JobStack(factory.mktemp("jobs"), **changes)
+    running = JobStack(factory.mktemp("jobs"), broker=broker, **changes)
     try:
         yield running
     finally:
@@ -79,11 +94,11 @@ def job_stack(factory: pytest.TempPathFactory, **changes: object) -> Iterator[Jo
 class Jobs:
     """What a test does with jobs: submits them as the gateway does, and waits for what becomes of them."""
 
-    def __init__(self, stack: JobStack, broker: str = "") -> None:
+    def __init__(self, stack: JobStack) -> None:
         self.stack = stack
         self.client: Redis = connect(stack.valkey.url, 5.0, 1.0)
         self.records = RedisJobs(self.client, TERMS)
-        self.queue = JobQueue(broker or stack.valkey.url)
+        self.queue = JobQueue(stack.broker.url)
 
     async def submit(
         self, name: str, text: str | dict[str, object], *, model: str = "small", queue: bool = True

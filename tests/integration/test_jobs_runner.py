@@ -9,13 +9,13 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from kombu import Connection
 
-from headgate.adapters.job_queue import PREFIX, TASK, make_app, queue_of
+from headgate.adapters.job_queue import TASK, make_app, queue_of
 from headgate.adapters.ledger import Fold
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import State
 from headgate.v1 import router_pb2
+from tests.integration.brokers import Broker, OnRabbitMQ, OnValkey
 from tests.integration.gateway_rig import Process, Valkey, eventually, text_of
 from tests.integration.job_rig import (
     Jobs,
@@ -25,6 +25,7 @@ from tests.integration.job_rig import (
     event_of,
     job_stack,
     kill,
+    until,
 )
 
 ENDLESS: dict[str, object] = {"say": ["on and on "], "times": 1_200, "gap_s": 0.05}
@@ -32,8 +33,8 @@ CANCEL_S = 0.25
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobStack]:
-    with job_stack(tmp_path_factory) as running:
+def stack(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Iterator[JobStack]:
+    with job_stack(tmp_path_factory, broker) as running:
         running.start("reconciler")
         yield running
 
@@ -96,8 +97,7 @@ async def test_a_cancelled_job_ends_at_its_worker_at_once(jobs: Jobs, runner: Pr
 
 async def test_a_broker_that_forgot_everything_costs_no_job(jobs: Jobs, runner: Process) -> None:
     await jobs.submit("forgotten", "still here", queue=False)
-    for key in await jobs.client.keys(f"{PREFIX}*"):
-        await jobs.client.delete(key)
+    await asyncio.to_thread(jobs.stack.broker.forget)
     assert text_of(answer_of(await jobs.ended("forgotten"))) == "small: still here"
 
 
@@ -105,31 +105,35 @@ async def test_what_is_no_task_of_ours_neither_stops_a_runner_nor_comes_again(
     jobs: Jobs, runner: Process
 ) -> None:
     before = {one.pid for one in children(runner)}
-    await asyncio.to_thread(_put_rubbish, jobs.stack.valkey.url)
+    broker = jobs.stack.broker
+    refused = await asyncio.to_thread(_put_rubbish, broker.url)
+    refused += await asyncio.to_thread(broker.put_rubbish)
     await jobs.submit("after-rubbish", "fine")
     assert text_of(answer_of(await jobs.ended("after-rubbish"))) == "small: fine"
 
-    def nothing_waits() -> bool:
-        client = jobs.stack.valkey.client
-        return not client.llen(f"{PREFIX}{queue_of('batch')}") and not client.hlen(f"{PREFIX}unacked")
+    async def nothing_is_left() -> bool:
+        return await asyncio.to_thread(broker.held) == 0
 
-    await eventually(nothing_waits, what="the rubbish to be gone")
+    await until(nothing_is_left, 30, "the rubbish to be gone")
     assert {one.pid for one in children(runner)} == before
     assert runner.popen.poll() is None
+    if isinstance(broker, OnRabbitMQ):
+        assert await asyncio.to_thread(broker.dead) == refused
 
 
-def _put_rubbish(url: str) -> None:
+def _put_rubbish(url: str) -> int:
+    """Messages that a client of Celery or kombu could have put; how many of them are no tasks at all."""
     app = make_app(url)
-    for arguments in (
-        (),
-        ("acme",),
-        ("acme", "j-1", "of a later one"),
-        (1, {"a": 2}),
-        ("acme", "unknown"),
-    ):
-        app.send_task(TASK, args=arguments, queue=queue_of("batch"))
-    app.send_task("headgate.unheard-of", queue=queue_of("batch"))
-    with Connection(url, transport_options={"global_keyprefix": PREFIX}) as broker:
+    with app.connection_for_write() as broker:
+        for arguments in (
+            (),
+            ("acme",),
+            ("acme", "j-1", "of a later one"),
+            (1, {"a": 2}),
+            ("acme", "unknown"),
+        ):
+            app.send_task(TASK, args=arguments, queue=queue_of("batch"), connection=broker)
+        app.send_task("headgate.unheard-of", queue=queue_of("batch"), connection=broker)
         producer = broker.Producer()
         for body, kind in ((b"\xff\x00", "application/x-python-serialize"), (b"{", "application/json")):
             producer.publish(
@@ -137,8 +141,7 @@ def _put_rubbish(url: str) -> None:
                 headers={"task": TASK, "id": "rubbish"},
             )  # fmt: skip
         producer.publish({"no": "task"}, routing_key=queue_of("batch"))
-        for raw in (b"{}", b"no JSON \xff", b'{"body": 1, "properties": []}', b'{"properties": {}}'):
-            broker.default_channel.client.lpush(queue_of("batch"), raw)
+    return 4
 
 
 async def test_a_runner_that_is_killed_in_the_middle_costs_a_run_and_no_job(jobs: Jobs) -> None:
@@ -216,10 +219,10 @@ async def test_a_broker_that_comes_back_empty_is_taken_from_again(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     broker = Valkey(tmp_path_factory.mktemp("broker"))
-    with job_stack(tmp_path_factory) as alone:
-        jobs = Jobs(alone, broker.url)
-        runner = alone.start("runner", HEADGATE_JOBS__BROKER=broker.url)
-        alone.start("reconciler", HEADGATE_JOBS__BROKER=broker.url)
+    with job_stack(tmp_path_factory, OnValkey(broker)) as alone:
+        jobs = Jobs(alone)
+        runner = alone.start("runner")
+        alone.start("reconciler")
         await jobs.submit("before", "one")
         assert text_of(answer_of(await jobs.ended("before"))) == "small: one"
         broker.stop()

@@ -8,6 +8,7 @@ import pytest
 
 from headgate.client import AsyncClient
 from headgate.v1 import jobs_pb2, jobs_pb2_grpc
+from tests.integration.brokers import Broker
 from tests.integration.gateway_rig import SECRETS, eventually, key, query, text_of
 from tests.integration.job_rig import JobStack, job_stack
 
@@ -15,8 +16,8 @@ ACME = key("acme")
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobStack]:
-    with job_stack(tmp_path_factory) as one:
+def running(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Iterator[JobStack]:
+    with job_stack(tmp_path_factory, broker) as one:
         one.start("runner")
         one.start("reconciler")
         yield one

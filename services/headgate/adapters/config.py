@@ -50,11 +50,20 @@ SecretReference = Annotated[
     str, _matching(_REFERENCE, "must be a reference, env:NAME or file:PATH, never the secret itself")
 ]
 # A password may stand before the host or among the options, and may itself hold a slash or a question mark.
+_REDIS = r"(rediss?://[^@?]*|unix:///[^?]*)(\?((?!password)[^@])*)?"
 RedisUrl = Annotated[
     str,
     _matching(
-        rf"{_REFERENCE}|(rediss?://[^@?]*|unix:///[^?]*)(\?((?!password)[^@])*)?",
+        rf"{_REFERENCE}|{_REDIS}",
         "this is no redis://, rediss:// or unix:/// URL without user and password; "
+        "write env:NAME or file:PATH",
+    ),
+]
+BrokerUrl = Annotated[
+    str,
+    _matching(
+        rf"{_REFERENCE}|{_REDIS}|amqps?://[^@?]+",
+        "this is no redis://, rediss://, unix:///, amqp:// or amqps:// URL without user and password; "
         "write env:NAME or file:PATH",
     ),
 ]
@@ -308,9 +317,9 @@ class JobsConfig(Strict):
 
     enabled: bool = False
     """Off by default: a job's query and answer are kept in Redis, and that is for the operator to choose."""
-    broker: RedisUrl | None = None
-    """Where jobs wait for a runner. Empty: where their records are, `redis.url`. In production it is a server
-    that evicts nothing; what it loses is queued again from the records."""
+    broker: BrokerUrl | None = None
+    """Where jobs wait for a runner, Redis or RabbitMQ. Empty: where their records are, `redis.url`. In
+    production it is a server that evicts nothing; what it loses is queued again from the records."""
     runners: int = Field(default=1, ge=1, le=64)
     """Job runners that `headgate up` starts; elsewhere each is deployed by itself."""
     concurrency: int = Field(default=4, ge=1, le=256)

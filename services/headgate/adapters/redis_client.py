@@ -75,20 +75,29 @@ def is_url(text: str) -> bool:
     return True
 
 
-def resolved_url(setting: str, url: str | None, environ: Mapping[str, str]) -> str | None:
-    """The URL of a setting, its secret resolved; ConfigError if it is none that `connect` takes.
+def resolved_url(
+    setting: str,
+    url: str | None,
+    environ: Mapping[str, str],
+    takes: Callable[[str], bool] = is_url,
+    schemes: str = "redis://, rediss:// or unix://",
+) -> str | None:
+    """The URL of a setting, its secret resolved; ConfigError if it is none that its client `takes`.
 
     redis-py's own errors quote the URL, password included: hence it is tried here.
     """
     what = "this"
     if url is not None and url.startswith(("env:", "file:")):
         url, what = settings.resolve_secret(url, environ), "the secret it refers to"
-    if url is not None and not is_url(url):
+    if url is not None and not takes(url):
         raise ConfigError(
-            f"{setting}: {what} is no redis://, rediss:// or unix:// URL; "
-            "write special characters of a password percent-encoded"
+            f"{setting}: {what} is no {schemes} URL; write special characters of a password percent-encoded"
         )
     return url
+
+
+class NamedError(ConnectionError):
+    """A failure whose message is its kind, where another library's errors had to be told apart first."""
 
 
 class Guard:
@@ -116,7 +125,8 @@ class Guard:
             result = task.result()
         except FAILURES as error:
             self.breaker.failed()
-            raise SideRoomError(type(error).__name__) from None
+            kind = str(error) if isinstance(error, NamedError) else type(error).__name__
+            raise SideRoomError(kind) from None
         self.breaker.succeeded()
         return result
 

@@ -14,6 +14,7 @@ import structlog
 
 from headgate.adapters import diagnosis, logs, serving, settings
 from headgate.adapters.config import Config, is_loopback
+from headgate.adapters.job_brokers import resolved_broker
 from headgate.adapters.redis_client import resolved_url
 from headgate.adapters.settings import ConfigError
 from headgate.adapters.telemetry import PortInUseError
@@ -70,7 +71,7 @@ def _sources(flags: argparse.Namespace, environ: Mapping[str, str]) -> Sources:
     pepper = settings.resolve_secret(config.gateway.pepper, environ) if config.gateway.pepper else ""
     workers = _addresses(config, flags.worker)
     redis_url = resolved_url("redis.url", config.redis.url, environ)
-    broker_url = resolved_url("jobs.broker", config.jobs.broker, environ) or redis_url
+    broker_url = resolved_broker(config.jobs.broker, environ) or redis_url
     broker_url = broker_url if config.jobs.enabled else None
     return Sources(loaded, pepper.encode(), redis_url, broker_url, workers, flags.reuse_port)
 

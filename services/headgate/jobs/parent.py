@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 from celery import signals
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import state
 
 from headgate.adapters import job_queue, serving
@@ -60,6 +61,8 @@ class Parent:
         return 1 if self._deaf else int(worker.exitcode or 0)
 
     def _ready(self, **_: Any) -> None:
+        # Celery has just asked to be warned of tasks that go on while the broker is away. They are meant to.
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
         threading.Thread(target=self._listen, name="hearing", daemon=True).start()
         _LOG.info("taking jobs", classes=",".join(self._classes), concurrency=self._places)
         if self._ready_file is not None:
@@ -87,7 +90,8 @@ class Parent:
     def _waiting(self) -> int | None:
         """Tasks that it could take; None where the broker cannot be asked."""
         try:
-            return sum(job_queue.waiting(self._app, one) for one in self._classes)
+            with self._app.connection_for_read() as connection:
+                return sum(job_queue.waiting(connection, one) for one in self._classes)
         except Exception as error:
             _LOG.warning("the broker does not say what waits", because=type(error).__name__)
             return None

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from headgate.adapters import diagnosis, job_queue, logs, serving, settings
 from headgate.adapters.config import Address, Config
+from headgate.adapters.job_brokers import resolved_broker
 from headgate.adapters.redis_client import connect, resolved_url
 from headgate.adapters.redis_jobs import RedisJobs, Terms
 from headgate.adapters.settings import ConfigError
@@ -95,7 +96,7 @@ def _resolved(config: Config, flags: argparse.Namespace, environ: Mapping[str, s
     redis_url = resolved_url("redis.url", config.redis.url, environ)
     if redis_url is None:
         raise ConfigError("redis.url: say where the records of jobs live")
-    broker_url = resolved_url("jobs.broker", config.jobs.broker, environ) or redis_url
+    broker_url = resolved_broker(config.jobs.broker, environ) or redis_url
     key = settings.resolve_secret(config.jobs.runner_key, environ) if config.jobs.runner_key else ""
     return app.Settings(
         gateway=_gateway(getattr(flags, "gateway", None) or config.gateway.listen),

@@ -87,6 +87,23 @@ def test_a_redis_password_is_only_referred_to(url):
 
 
 @pytest.mark.parametrize(
+    "url", ["redis://h:1/0", "amqp://h", "amqps://h:5671/jobs", "env:BROKER", "file:/run/b@c"]
+)
+def test_broker_urls_and_references(url):
+    assert Config.model_validate({**OPEN, "jobs": {"broker": url}}).jobs.broker == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["amqp://me:hunter2@h", "amqps://me@h/v", "amqp://h/v?password=hunter2", "amqp://", "redis://:hunter2@h"],
+)
+def test_a_brokers_password_is_only_referred_to(url):
+    said = refusal({**OPEN, "jobs": {"broker": url}})
+    assert "jobs.broker" in said
+    assert "write env:NAME or file:PATH" in said
+
+
+@pytest.mark.parametrize(
     "url",
     ["http://engine:8000/v1", "https://[::1]:8000/v1", "https://h/accounts/@me/v1", "http://h:1/@a/b:c@d"],
 )

@@ -25,8 +25,8 @@ ON = {"HEADGATE_JOBS__ENABLED": "true", "HEADGATE_REDIS__URL": "redis://127.0.0.
          "--root-certificate: /no/such.pem cannot be read: No such file or directory"),
         (["runner"], ON | {"HEADGATE_JOBS__RUNNER_KEY": "env:NO_KEY"},
          "the environment variable NO_KEY is not set, or is empty"),
-        (["reconciler"], ON | {"HEADGATE_JOBS__BROKER": "env:BROKER", "BROKER": "amqp://u:s3cret@b"},
-         "jobs.broker: the secret it refers to is no redis://, rediss:// or unix:// URL; "
+        (["reconciler"], ON | {"HEADGATE_JOBS__BROKER": "env:BROKER", "BROKER": "sqs://u:s3cret@b"},
+         "jobs.broker: the secret it refers to is no redis://, rediss://, unix://, amqp:// or amqps:// URL; "
          "write special characters of a password percent-encoded"),
     ],
 )  # fmt: skip

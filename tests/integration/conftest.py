@@ -1,0 +1,27 @@
+"""What every file of these tests may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.brokers import BROKERS, Broker, Node, OnValkey, node
+from tests.integration.gateway_rig import Valkey
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A RabbitMQ node; the test is skipped where there is none to start."""
+    yield from node(tmp_path_factory.mktemp("rabbitmq"))
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """Each kind of broker in turn, one that a file has for itself and may stop."""
+    if request.param == "rabbitmq":
+        yield request.getfixturevalue("rabbitmq").vhost()
+        return
+    server = Valkey(tmp_path_factory.mktemp("broker"))
+    yield OnValkey(server)
+    server.stop()
