@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+# Tests share their machine: a slow moment of it is no fault of what they try.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 DEFAULT_SEED = 20261123
 

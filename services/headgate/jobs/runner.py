@@ -151,9 +151,10 @@ class JobRunner:
         return self._again(why, lease, counted=heard.begun)
 
     def _credentials(self, lease: Lease) -> tuple[tuple[str, str], ...]:
-        said = [("headgate-ticket", lease.ticket), ("headgate-run", str(lease.begun)),
-                ("headgate-upgrades", lease.upgrades)]  # fmt: skip
-        return (*self._metadata, *((name, value) for name, value in said if value))
+        if not lease.ticket:
+            return self._metadata
+        said = (("headgate-ticket", lease.ticket), ("headgate-run", str(lease.begun)))
+        return self._metadata + said + ((("headgate-upgrades", lease.upgrades),) if lease.upgrades else ())
 
     def _again(self, why: status_pb2.Status, lease: Lease, *, counted: bool) -> Ending:
         told = status_map.retry_after_s(why) or 0.0

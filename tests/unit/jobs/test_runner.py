@@ -107,7 +107,7 @@ async def test_an_answer_is_written_as_the_runner_of_the_tenant() -> None:
     assert [request.query.request_id for request in gateway.asked] == ["j-1"]
     assert gateway.metadata["authorization"] == "Bearer r-1.secret"
     assert gateway.metadata["headgate-ticket"] == "ticket"
-    assert gateway.metadata["headgate-run"] == str(LEASE.fence)
+    assert gateway.metadata["headgate-run"] == str(LEASE.begun)
     assert 50 < gateway.left_s <= 60
     assert kept.ended is not None
     state, answer, _ = kept.ended

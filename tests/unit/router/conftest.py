@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle, Contents
@@ -16,9 +15,6 @@ from headgate.router.offline.graph import Weights
 from headgate.router.types import Certificate, Model, Pool, Query
 from tests import hand_made
 from tests.hand_made import LARGE, SMALL
-
-settings.register_profile("shared machine", deadline=None)
-settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
