@@ -30,8 +30,9 @@ which raises wherever the process stands, be it in the middle of the event loop:
 the soft one here."""
 VISIBILITY_S: Final = 2 * TIME_LIMIT_S
 """After that Redis hands a task out again. Nobody waits for it: leases are shorter."""
-CONSUMER_TIMEOUT_S: Final = 1_800
-"""RabbitMQ's own: who keeps a task for longer loses its channel."""
+CONSUMER_TIMEOUT_S: Final = 3_600
+"""Who keeps a task for longer loses its channel. RabbitMQ's own is half of it, and stays so before 3.12: there
+three runs in a row that all take their ten minutes would cost a connection, and no job."""
 DELIVERIES: Final = 5
 """Then RabbitMQ gives a task up: more than the runs of a job, so that the record decides before it does."""
 MOST_DEAD: Final = 10_000
@@ -150,6 +151,7 @@ def _rabbitmq(url: str) -> Broker:
     queue = {
         "x-queue-type": "quorum",
         "x-delivery-limit": DELIVERIES,
+        "x-consumer-timeout": CONSUMER_TIMEOUT_S * 1_000,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": DEAD,
     }

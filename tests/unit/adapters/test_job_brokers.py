@@ -80,7 +80,7 @@ def test_on_rabbitmq_tasks_lie_on_a_majority_of_nodes_and_none_is_lost_in_silenc
     assert broker_of(RABBITMQ).putting["mandatory"]
     for queue in conf.task_queues:
         assert queue.queue_arguments == {
-            "x-queue-type": "quorum", "x-delivery-limit": DELIVERIES,
+            "x-queue-type": "quorum", "x-delivery-limit": DELIVERIES, "x-consumer-timeout": 3_600_000,
             "x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD,
         }  # fmt: skip
     assert [queue.name for queue in conf.task_queues] == [queue_of(one) for one in CLASSES]
