@@ -11,9 +11,9 @@ import pytest
 
 from headgate.client import Client
 from tests.e2e.conftest import CONFIG, Headgate
-from tests.integration.gateway_rig import scrubbed
+from tests.integration.gateway_rig import metrics, scrubbed
 
-JOBS = f"{CONFIG}jobs: {{enabled: true, concurrency: 1}}\n"
+JOBS = f"{CONFIG}jobs: {{enabled: true, concurrency: 1, metrics_listen: '127.0.0.1:0'}}\n"
 
 
 def _jobs(address: str, *arguments: str) -> str:
@@ -34,6 +34,8 @@ def test_jobs_are_answered_and_outlive_a_restart(
         client.jobs.submit("Reverse stressed", request_id="kept")
         for _ in client.jobs.watch("kept"):
             pass
+    for name in ("reconciler", "runner"):
+        assert metrics(first.says(rf"^{name}: metrics http://(\S+)/metrics")[1])["headgate_broker_away"] == 0
     start("up").says("another `headgate up` keeps its jobs")
     assert first.interrupt() == 0
     with Client(up(JOBS).address) as client:

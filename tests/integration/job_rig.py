@@ -32,7 +32,7 @@ def settings(**gateway: object) -> dict[str, Any]:
     """A config with jobs, and a key for their runners."""
     jobs = {
         "enabled": True, "key": {"id": "runner", "hmac_sha256": digest(PEPPER.encode(), RUNNER_SECRET).hex()},
-        "runner_key": "env:RUNNER_KEY", "concurrency": 2,
+        "runner_key": "env:RUNNER_KEY", "concurrency": 2, "metrics_listen": "127.0.0.1:0",
         "lease_s": TERMS.lease_s, "grace_s": TERMS.grace_s,
     }  # fmt: skip
     return config(drain_s=0.5, **gateway) | {"jobs": jobs}

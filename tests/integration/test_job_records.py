@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from headgate.adapters.breaker import Breaker
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import connect
-from headgate.adapters.redis_jobs import ENDED, Lease, RedisJobs, State, Submission, Terms
+from headgate.adapters.redis_jobs import ENDED, Lease, Line, RedisJobs, State, Submission, Terms
 from headgate.gateway.job_desk import JobDesk
 from headgate.jobs.relay import AT_ONCE
 from tests.integration.gateway_rig import Valkey, eventually
@@ -345,6 +345,53 @@ async def test_jobs_are_listed_page_by_page_the_newest_first_and_only_to_their_t
         found += [name for name, _ in page]
         before = page[-1][1]
     assert found == [f"j-{number}" for number in reversed(range(25))]
+
+
+async def test_the_line_tells_how_many_wait_and_for_how_long_and_what_was_given_up(client: Redis) -> None:
+    jobs = RedisJobs(client, replace(SHORT, most_runs=1))
+    for name, job_class in (("first", "batch"), ("second", "batch"), ("other", "interactive")):
+        await jobs.submit(submission(name, job_class=job_class))
+        await asyncio.sleep(0.02)
+    line = await jobs.line(("batch", "interactive", "none"))
+    assert (line.waiting, line.dead) == ({"batch": 2, "interactive": 1, "none": 0}, 0)
+    assert 1 > line.oldest_s["batch"] > line.oldest_s["interactive"] > line.oldest_s["none"] == 0
+    first = await claimed(jobs, "first")
+    younger = await jobs.line(("batch",))
+    assert younger.waiting["batch"] == 1
+    assert await jobs.put_back(first, b"why", 0)
+    assert (await jobs.line(("batch",))).oldest_s["batch"] > younger.oldest_s["batch"], (
+        "it waits since it came"
+    )
+    assert await jobs.claim("acme", "first") is None
+    assert await jobs.cancel("acme", "second")
+    assert await jobs.line(("batch",)) == Line(1, {"batch": 0}, {"batch": 0})
+    assert await jobs.replay("acme", "first")
+    again = await jobs.line(("batch",))
+    assert (again.dead, again.waiting["batch"]) == (0, 1)
+    assert again.oldest_s["batch"] < younger.oldest_s["batch"], "it waits since it was replayed"
+
+
+async def test_what_a_step_makes_of_a_job_is_noted_once(client: Redis) -> None:
+    noted: list[tuple[str, ...]] = []
+    jobs = RedisJobs(client, SHORT, note=lambda name, *labels, value=1.0: noted.append((name, *labels)))
+    for name in ("answered", "unwanted", "late"):
+        await jobs.submit(submission(name, expires=time.time() + (-1 if name == "late" else 600)))
+    lease = await claimed(jobs, "answered")
+    await eventually(lambda: time.time() > record_of(lease), what="the lease to end")
+    again = await claimed(jobs, "answered")
+    for one in (lease, again, again):
+        await jobs.end(one, State.DONE)
+    assert await jobs.claim("acme", "late") is None
+    for _ in range(2):
+        await jobs.cancel("acme", "unwanted")
+        await jobs.claim("acme", "unwanted")
+    begun, ended = ("headgate_job_runs_begun_total", "batch"), "headgate_jobs_ended_total"
+    assert [one for one in noted if one[0] != "headgate_job_seconds"] == [
+        begun, ("headgate_job_wait_seconds", "batch"),
+        ("headgate_job_runs_ended_total", "batch", "lost"), begun,
+        (ended, "batch", "done"), (ended, "batch", "failed"), (ended, "batch", "cancelled"),
+    ]  # fmt: skip
+    assert noted.count(("headgate_job_seconds", "batch")) == 3
 
 
 async def test_a_thousand_jobs_are_listed_in_a_few_round_trips_and_without_their_texts(

@@ -325,6 +325,8 @@ class JobsConfig(Strict):
     concurrency: int = Field(default=4, ge=1, le=256)
     """Jobs that one runner works on at the same time, each in a process of its own: as many as a model has
     slots by default."""
+    metrics_listen: Address = "127.0.0.1:9474"
+    """Where the reconciler has its metrics; the first runner has the next port, and so on."""
     key: KeyConfig | None = None
     """Of the runners: with it they act for the tenants of the jobs they run, and for nobody else. Required
     when there are tenants."""
@@ -405,7 +407,8 @@ class Config(Strict):
         return self
 
     def _listeners(self) -> tuple[Address, ...]:
-        return (self.gateway.listen, self.gateway.admin_listen, self.gateway.metrics_listen)
+        gateway, jobs = self.gateway, self.jobs
+        return (gateway.listen, gateway.admin_listen, gateway.metrics_listen, jobs.metrics_listen)
 
 
 def of_process(number: int, address: Address) -> Address:

@@ -31,8 +31,8 @@ the soft one here."""
 VISIBILITY_S: Final = 2 * TIME_LIMIT_S
 """After that Redis hands a task out again. Nobody waits for it: leases are shorter."""
 CONSUMER_TIMEOUT_S: Final = 3_600
-"""Who keeps a task for longer loses its channel. RabbitMQ's own is half of it, and stays so before 3.12: there
-three runs in a row that all take their ten minutes would cost a connection, and no job."""
+"""Who keeps a task for longer loses its channel. RabbitMQ's own is half of it, and stays so before 3.12:
+there three runs in a row that all take their ten minutes would cost a connection, and no job."""
 DELIVERIES: Final = 5
 """Then RabbitMQ gives a task up: more than the runs of a job, so that the record decides before it does."""
 MOST_DEAD: Final = 10_000

@@ -148,6 +148,11 @@ class JobQueue:
         """Tasks of the class that no runner has taken. Raises SideRoomError."""
         return int(await self._blocking(waiting, self._connection, job_class))
 
+    @property
+    def away(self) -> bool:
+        """Whether the broker is left alone after failures."""
+        return self._guard.breaker.open
+
     def close(self) -> None:
         """Lets go of the broker; what is being put is not waited for."""
         self._thread.submit(self._connection.release)

@@ -5,6 +5,8 @@
     headgate:jobs:{tenant}              sorted set of ids by the time of acceptance
     headgate:dead-jobs:{tenant}         sorted set of ids by the time they were given up
     headgate:jobs-due                   sorted set of `tenant/id` by the time at which somebody must look
+    headgate:jobs-line:{class}          sorted set of `tenant/id` that wait for a runner, by since when
+    headgate:jobs-dead                  sorted set of `tenant/id` that were given up, by until when
 
 Every step is one script, so that no two processes see half of one, and every instant in it is the server's
 own. A run holds a *lease* that it renews; its *fence*, a word that no other run has ever had, goes with every
@@ -36,9 +38,12 @@ from headgate.adapters.config import JobsConfig
 from headgate.adapters.job_news import JobNews
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import FAILURES
+from headgate.adapters.telemetry import Note, unnoted
 
 _PREFIX: Final = "headgate:"
 _DUE: Final = f"{_PREFIX}jobs-due"
+_LINE: Final = f"{_PREFIX}jobs-line"
+_DEAD: Final = f"{_PREFIX}jobs-dead"
 _LISTED: Final = (b"state", b"class", b"batch", b"created", b"expires", b"ended", b"runs", b"error")
 """What a list tells of a job."""
 MOST_EVENTS: Final = 50_000
@@ -114,6 +119,7 @@ class Lease:
     """How often it was begun in all, runs that do not count and those before a replay among them."""
     left_s: float
     """Seconds that were left when it was claimed, by the server's clock: a runner's own may be wrong."""
+    job_class: str = "batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,17 @@ class Happening:
     state: State | None
     runs: int
     part: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Who waits, and what was given up."""
+
+    dead: int
+    waiting: Mapping[str, int]
+    """Jobs by class."""
+    oldest_s: Mapping[str, float]
+    """How long the first of each class has waited; 0 where nobody waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +164,21 @@ class Terms:
 
 
 class RedisJobs:
-    """The records. Every method raises SideRoomError when Redis does not do what it is asked."""
+    """The records. Every method raises SideRoomError when Redis does not do what it is asked.
 
-    def __init__(self, client: Redis, terms: Terms | None = None, breaker: Breaker | None = None) -> None:
+    What a step makes of a job is counted by who took the step: each end once, where it is written.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        terms: Terms | None = None,
+        breaker: Breaker | None = None,
+        note: Note = unnoted,
+    ) -> None:
         """With a breaker a server that says nothing is left alone for a while: nobody waits for it then."""
         self.terms = terms or Terms()
+        self._note = note
         self._client = client
         self._news = JobNews(client)
         self._breaker = breaker or Breaker(failures=sys.maxsize)
@@ -197,7 +224,8 @@ class RedisJobs:
 
     async def cancel(self, tenant: str, name: str) -> bool:
         """Ends the job unless it has ended; whether it was there to be ended."""
-        return bool(await self._run("cancel", self._keys(tenant, name), tenant, name, _ms(self.terms.keep_s)))
+        keep = _ms(self.terms.keep_s)
+        return self._noted(await self._run("cancel", self._keys(tenant, name), tenant, name, keep))
 
     async def replay(self, tenant: str, name: str) -> bool:
         """Queues a dead job again; whether it was one."""
@@ -216,11 +244,22 @@ class RedisJobs:
         )
         if not isinstance(told, list):
             return None
-        query, ticket, upgrades, expires, runs, begun, left = told
-        return Lease(
+        what, lost, *rest = told
+        if lost:
+            job_class = _text(rest[1] if what == b"ended" else rest[7])
+            self._note("headgate_job_runs_ended_total", job_class, "lost")
+        if what == b"ended":
+            self._noted(rest)
+            return None
+        query, ticket, upgrades, expires, runs, begun, left, job_class, waited = rest
+        lease = Lease(
             tenant, name, fence, query, _text(ticket), _text(upgrades), int(expires) / 1000, int(runs),
-            int(begun), int(left) / 1000,
+            int(begun), int(left) / 1000, _text(job_class),
         )  # fmt: skip
+        self._note("headgate_job_runs_begun_total", lease.job_class)
+        if lease.begun == 1:
+            self._note("headgate_job_wait_seconds", lease.job_class, value=int(waited) / 1000)
+        return lease
 
     async def held(self, lease: Lease) -> bool:
         """Whether the lease is what it was; False where the job was cancelled, or another run has it."""
@@ -249,7 +288,7 @@ class RedisJobs:
         """The job has ended so; False where the lease is lost, and nothing was written."""
         told = await self._run("end", self._keys(lease.tenant, lease.name), lease.tenant, lease.name,
                                lease.fence, state.value, answer, error, _ms(self.terms.keep_s))  # fmt: skip
-        return bool(told)
+        return self._noted(told)
 
     async def put_back(self, lease: Lease, error: bytes, pause_s: float, *, counted: bool = True) -> bool:
         """The run failed, and another may do better after a pause; False where the lease is lost.
@@ -269,6 +308,15 @@ class RedisJobs:
         return [
             (_text(a), _text(b), _text(c)) for a, b, c in zip(told[0::3], told[1::3], told[2::3], strict=True)
         ]
+
+    async def line(self, classes: Sequence[str]) -> Line:
+        """How many wait in these classes, since when, and how many were given up."""
+        dead, *told = await self._run("line", self._keys("", ""), *classes)
+        oldest = [int(age) / 1000 for age in told[1::2]]
+        return Line(
+            int(dead), dict(zip(classes, map(int, told[0::2]), strict=True)),
+            dict(zip(classes, oldest, strict=True)),
+        )  # fmt: skip
 
     async def happenings(self, tenant: str, name: str, after: str, wait_s: float) -> AsyncIterator[Happening]:
         """What the stream has after an event, and what comes within the time; "" from the beginning."""
@@ -292,8 +340,17 @@ class RedisJobs:
     def _keys(self, tenant: str, name: str) -> list[str]:
         return [
             _job(tenant, name), _events(tenant, name), f"{_PREFIX}jobs:{tenant}",
-            f"{_PREFIX}dead-jobs:{tenant}", _DUE,
+            f"{_PREFIX}dead-jobs:{tenant}", _DUE, _LINE, _DEAD,
         ]  # fmt: skip
+
+    def _noted(self, told: Any) -> bool:
+        """Whether the step ended the job; then it is counted."""
+        if not isinstance(told, list):
+            return False
+        state, job_class, age = _text(told[0]), _text(told[1]), int(told[2])
+        self._note("headgate_jobs_ended_total", job_class, state)
+        self._note("headgate_job_seconds", job_class, value=age / 1000)
+        return True
 
     async def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         if script not in self._scripts:

@@ -19,6 +19,7 @@ from headgate.adapters.settings import ConfigError
 from headgate.cli import checks
 from headgate.cli.state import State
 from headgate.local import ports
+from headgate.local.programs import own_ports
 from headgate.local.valkey import ValkeyMissingError, find_binary
 
 if TYPE_CHECKING:
@@ -157,11 +158,9 @@ def backends(config: Config) -> Finding:
 
 def free_ports(config: Config) -> Iterator[Finding]:
     """The ports that `headgate up` would take."""
-    gateway = config.gateway
-    for setting in ("listen", "admin_listen", "metrics_listen"):
-        address = getattr(gateway, setting)
+    for setting, address in (("gateway.listen", config.gateway.listen), *own_ports(config)):
         try:
-            ports.check(address, f"gateway.{setting}")
+            ports.check(address, setting)
         except ports.PortInUseError as error:
             detail, _, remedy = str(error).partition(": ")
             yield Finding(f"port {address}", "warn", detail, remedy)

@@ -52,6 +52,8 @@ async def _serve(stack: Stack, console: Console, folder: str) -> None:
         console.print(f"[bold green]headgate is up[/]: gRPC [bold]{where['listen']}[/], {_own(where)}")
         for number, other in enumerate(stack.gateways[1:], 1):
             console.print(f"gateway-{number} shares it: {_own(other)}")
+        for name, metrics in stack.jobs.items():
+            console.print(f"{name}: metrics http://{metrics}/metrics")
         flag = "" if where["listen"] == DEFAULT_ADDRESS else f"--address {where['listen']} "
         console.print(f'try: {folder}headgate ask {flag}"4711 in words"    stop: Ctrl-C', markup=False)
         await stack.lost()
@@ -72,7 +74,8 @@ def _own(where: Mapping[str, str]) -> str:
 
 def _sayer(console: Console, loaded: Loaded, quiet: bool) -> Say:
     """Prints log lines with the process's name in its colour."""
-    names = ["valkey", *loaded.config.pool, "gateway"]
+    jobs = ["reconciler", "runner"] if loaded.config.jobs.enabled else []
+    names = ["valkey", *loaded.config.pool, "gateway", *jobs]
     width = max(map(len, names)) + 2
 
     def say(name: str, line: str) -> None:

@@ -22,6 +22,7 @@ from headgate.adapters import status_map
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import ENDED, Happening, Record, RedisJobs, State, Submission
 from headgate.adapters.status_map import JobExistsError, JobRecordsUnavailableError, JobUnknownError
+from headgate.adapters.telemetry import Note, unnoted
 from headgate.gateway import tickets
 from headgate.v1 import jobs_pb2, router_pb2, types_pb2
 
@@ -52,8 +53,9 @@ class Queue(Protocol):
 class JobDesk:
     """One gateway's. Methods raise JobRecordsUnavailableError where Redis does not answer."""
 
-    def __init__(self, jobs: RedisJobs, queue: Queue | None, pepper: bytes) -> None:
+    def __init__(self, jobs: RedisJobs, queue: Queue | None, pepper: bytes, note: Note = unnoted) -> None:
         """Without a queue every job is left to the reconciler."""
+        self._note = note
         self._jobs = jobs
         self._queue = queue
         self._pepper = pepper
@@ -95,6 +97,8 @@ class JobDesk:
             raise _away() from None
         if told == "other":
             raise JobExistsError("query.request_id: another query has this name")
+        if told == "new":
+            self._note("headgate_jobs_accepted_total", one.job_class)
         return told == "new"
 
     async def upgrade(self, tenant: str, query: types_pb2.Query, within_s: int, upgrades: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from headgate.adapters import status_map
 from headgate.adapters.decoding import Undecodable
 from headgate.adapters.status_map import InvalidRequestError, JobsOffError, ServiceError
+from headgate.adapters.telemetry import Note, unnoted
 from headgate.gateway.admission import CALLER, Context, Room
 from headgate.gateway.drain import Drain
 from headgate.gateway.job_desk import JobDesk
@@ -28,12 +30,15 @@ shut all others out."""
 class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     """jobs.proto says what each method promises."""
 
-    def __init__(self, desk: JobDesk | None, visits: Visits, watching: Room, drain: Drain) -> None:
+    def __init__(
+        self, desk: JobDesk | None, visits: Visits, watching: Room, drain: Drain, note: Note = unnoted
+    ) -> None:
         """Without a desk every method ends with JobsOffError."""
         self._own_desk = desk
         self._visits = visits
         self._watching = watching
         self._drain = drain
+        self._note = note
 
     @property
     def _desk(self) -> JobDesk:
@@ -47,9 +52,10 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         """Accepts one query."""
 
         async def submit(visit: Visit) -> jobs_pb2.SubmitJobResponse:
-            request = valid(message, jobs_pb2.SubmitJobRequest)
-            async with self._drain.limit(visit.arrival(UNARY_S).deadline):
-                return jobs_pb2.SubmitJobResponse(job=await self._desk.submit(_tenant(), request))
+            with self._counted():
+                request = valid(message, jobs_pb2.SubmitJobRequest)
+                async with self._drain.limit(visit.arrival(UNARY_S).deadline):
+                    return jobs_pb2.SubmitJobResponse(job=await self._desk.submit(_tenant(), request))
 
         return await self._visits.attend("SubmitJob", context, submit)
 
@@ -74,10 +80,20 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     ) -> jobs_pb2.SubmitJobsResponse:
         desk = self._desk
         try:
-            request = valid(message, jobs_pb2.SubmitJobsRequest)
-            return jobs_pb2.SubmitJobsResponse(job=await desk.submit(tenant, request.job))
+            with self._counted():
+                request = valid(message, jobs_pb2.SubmitJobsRequest)
+                return jobs_pb2.SubmitJobsResponse(job=await desk.submit(tenant, request.job))
         except (ServiceError, RouterError) as error:
             return jobs_pb2.SubmitJobsResponse(error=status_map.to_status(error))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Counts what is refused within."""
+        try:
+            yield
+        except (ServiceError, RouterError) as error:
+            self._note("headgate_jobs_refused_total", status_map.code_of(error)[1])
+            raise
 
     async def GetJob(  # noqa: N802
         self, message: jobs_pb2.GetJobRequest | Undecodable, context: Context

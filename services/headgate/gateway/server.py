@@ -113,7 +113,7 @@ class Gateway:
         )
         self._jobs = self._job_records()
         self._queue = JobQueue(sources.broker_url) if self._jobs and sources.broker_url else None
-        self._desk = JobDesk(self._jobs, self._queue, sources.pepper) if self._jobs else None
+        self._desk = self._job_desk()
         self._conductor = Conductor(
             self._workers, self._bundles, self._cache, Sessions(store), self._recorder, self._metrics,
             _objective(config.policy), config.policy.cascade, self._drain, self._shadow,
@@ -261,7 +261,13 @@ class Gateway:
         if url is None:
             raise ConfigError("jobs.enabled: records of jobs need a Redis; set redis.url")
         client = connect(url, JOB_REPLY_S, JOB_REPLY_S, JOB_REPLY_S)
-        return RedisJobs(client, Terms.of(settings), Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S))
+        breaker = Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S)
+        return RedisJobs(client, Terms.of(settings), breaker, self._metrics.note)
+
+    def _job_desk(self) -> JobDesk | None:
+        if self._jobs is None:
+            return None
+        return JobDesk(self._jobs, self._queue, self._sources.pepper, self._metrics.note)
 
     def _public_server(self) -> grpc.aio.Server:
         options = channels.server_options(public=True, reuse_port=self._sources.reuse_port)
@@ -270,7 +276,7 @@ class Gateway:
         servicer = RouterServicer(self._conductor, self._recorder, visits, self._drain)
         router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
         jobs_pb2_grpc.add_JobServiceServicer_to_server(
-            JobServicer(self._desk, visits, self._watching, self._drain), server
+            JobServicer(self._desk, visits, self._watching, self._drain, self._metrics.note), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, jobs.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -319,6 +325,9 @@ class Gateway:
         if self._rooms is not None:
             breaker = self._rooms.breaker
             self._metrics.redis_breaker_open.set_function(lambda: breaker.open)
+        if self._queue is not None:
+            queue = self._queue
+            self._metrics.broker_away.set_function(lambda: queue.away)
 
 
 def needs_restart(old: Config, new: Config) -> str:

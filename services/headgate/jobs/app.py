@@ -23,6 +23,7 @@ from headgate.adapters import channels, job_queue, logs, serving
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import RedisJobs, Terms
+from headgate.adapters.telemetry import Note
 from headgate.jobs.runner import JobRunner
 
 REPLY_S = 2.0
@@ -49,9 +50,9 @@ class Settings:
 class Child:
     """One of a runner's processes, from its fork to its end."""
 
-    def __init__(self, settings: Settings, home: int) -> None:
+    def __init__(self, settings: Settings, home: int, note: Note) -> None:
         self._loop = asyncio.Runner(loop_factory=serving.loop_factory())
-        self._loop.run(self._begin(settings, home))
+        self._loop.run(self._begin(settings, home, note))
 
     def run(self, tenant: str, name: str) -> None:
         """Runs one job. A record that cannot be read is no failure of the task: it is queued again."""
@@ -60,10 +61,10 @@ class Child:
         except SideRoomError as error:
             _LOG.warning("job left to the reconciler", tenant=tenant, job=name, why=str(error))
 
-    async def _begin(self, settings: Settings, home: int) -> None:
-        jobs = RedisJobs(connect(settings.redis_url, REPLY_S, REPLY_S), settings.terms)
+    async def _begin(self, settings: Settings, home: int, note: Note) -> None:
+        jobs = RedisJobs(connect(settings.redis_url, REPLY_S, REPLY_S), settings.terms, note=note)
         channel = channels.channel(settings.gateway, health_service=_ROUTER, credentials=_tls(settings))
-        self._runner = JobRunner(jobs, channel, settings.key)
+        self._runner = JobRunner(jobs, channel, settings.key, note=note)
         self._leave = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -88,8 +89,11 @@ class Whistle:
             os.close(self._held_at)
 
 
-def build(settings: Settings, whistle: Whistle) -> celery.Celery:
-    """The app; its children connect to what the settings say, and go home with the whistle."""
+def build(settings: Settings, whistle: Whistle, note: Note) -> celery.Celery:
+    """The app; its children connect to what the settings say, and go home with the whistle.
+
+    `note` is theirs: it must reach whoever counts from within a child.
+    """
     app = job_queue.make_app(settings.broker_url)
     here: dict[str, Child] = {}
 
@@ -102,7 +106,7 @@ def build(settings: Settings, whistle: Whistle) -> celery.Celery:
         logging.getLogger().handlers.clear()
         logs.setup(settings.log_level)
         whistle.let_go()
-        here["child"] = Child(settings, whistle.heard_at)
+        here["child"] = Child(settings, whistle.heard_at, note)
 
     signals.worker_process_init.connect(begin, weak=False)
     signals.setup_logging.connect(_set_up_logs, weak=False)

@@ -16,8 +16,10 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import state
 
 from headgate.adapters import job_queue, serving
+from headgate.adapters.telemetry import RunnerMetrics
 from headgate.jobs import app
 from headgate.jobs.hearing import LOOK_S, Hearing
+from headgate.jobs.tally import Tally
 
 STUCK_S: Final = 10.0
 """What a runner that is to end may take beyond its children's time. What is not written then is run again."""
@@ -34,9 +36,13 @@ class Parent:
         places: int,
         drain_s: float,
         ready_file: Path | None,
+        metrics_listen: str,
     ) -> None:
         self._whistle = app.Whistle()
-        self._app = app.build(settings, self._whistle)
+        self._tally = Tally()
+        self._metrics = RunnerMetrics()
+        self._metrics_listen = metrics_listen
+        self._app = app.build(settings, self._whistle, self._tally.note)
         self._classes = classes
         self._places = places
         self._drain_s = drain_s
@@ -45,7 +51,8 @@ class Parent:
         self._deaf = False
 
     def run(self) -> int:
-        """Until SIGTERM: 0 then, 1 when it ended by itself."""
+        """Until SIGTERM: 0 then, 1 when it ended by itself. Raises PortInUseError."""
+        self._metrics_listen = self._metrics.serve(self._metrics_listen)
         # It warns root of pickles, which are not taken.
         warnings.filterwarnings("ignore", module="celery.platforms")
         worker = self._app.Worker(
@@ -53,6 +60,7 @@ class Parent:
             queues=[job_queue.queue_of(one) for one in self._classes],
             without_gossip=True, without_mingle=True, without_heartbeat=True,
         )  # fmt: skip
+        signals.worker_process_init.connect(self._forked)
         signals.worker_ready.connect(self._ready)
         signals.worker_shutting_down.connect(self._leaves)
         signals.task_received.connect(self._took)
@@ -60,13 +68,20 @@ class Parent:
         _LOG.info("stopped")
         return 1 if self._deaf else int(worker.exitcode or 0)
 
+    def _forked(self, **_: Any) -> None:
+        self._metrics.leave()
+
     def _ready(self, **_: Any) -> None:
         # Celery has just asked to be warned of tasks that go on while the broker is away. They are meant to.
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
         threading.Thread(target=self._listen, name="hearing", daemon=True).start()
+        threading.Thread(
+            target=self._tally.listen, args=(self._metrics.note,), name="tally", daemon=True
+        ).start()
         _LOG.info("taking jobs", classes=",".join(self._classes), concurrency=self._places)
         if self._ready_file is not None:
-            serving.announce(self._ready_file, {"program": "runner", "classes": ",".join(self._classes)})
+            told = {"program": "runner", "classes": ",".join(self._classes), "metrics": self._metrics_listen}
+            serving.announce(self._ready_file, told)
 
     def _took(self, **_: Any) -> None:
         self._hearing.took()
@@ -91,10 +106,12 @@ class Parent:
         """Tasks that it could take; None where the broker cannot be asked."""
         try:
             with self._app.connection_for_read() as connection:
-                return sum(job_queue.waiting(connection, one) for one in self._classes)
+                found = sum(job_queue.waiting(connection, one) for one in self._classes)
         except Exception as error:
             _LOG.warning("the broker does not say what waits", because=type(error).__name__)
-            return None
+            found = None
+        self._metrics.broker_away.set(found is None)
+        return found
 
 
 def _after(seconds: float, work: Any) -> None:

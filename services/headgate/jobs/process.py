@@ -14,11 +14,12 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from headgate.adapters import diagnosis, job_queue, logs, serving, settings
-from headgate.adapters.config import Address, Config
+from headgate.adapters.config import Address, Config, of_process
 from headgate.adapters.job_brokers import resolved_broker
 from headgate.adapters.redis_client import connect, resolved_url
 from headgate.adapters.redis_jobs import RedisJobs, Terms
 from headgate.adapters.settings import ConfigError
+from headgate.adapters.telemetry import PortInUseError, ReconcilerMetrics
 from headgate.jobs import app
 from headgate.jobs.parent import Parent
 from headgate.jobs.reconciler import Reconciler
@@ -49,10 +50,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         # Billiard tells there of every piece of memory it takes.
         logging.getLogger("multiprocessing").setLevel(logging.WARNING)
         if flags.program == "reconciler":
-            serving.run(_reconcile(resolved, flags.ready_file))
+            metrics_listen = flags.metrics_listen or config.jobs.metrics_listen
+            serving.run(_reconcile(resolved, metrics_listen, flags.ready_file))
             return 0
         return _runner(config, resolved, flags).run()
-    except ConfigError as error:
+    except (ConfigError, PortInUseError) as error:
         print(f"headgate jobs {flags.program}: {error}", file=sys.stderr)
         return 1
 
@@ -70,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     for one in (runner, reconciler):
         one.add_argument("--config", type=Path, help="the config file")
         one.add_argument("--redis-url", metavar="URL", help="where the records live; instead of redis.url")
+        one.add_argument(
+            "--metrics-listen",
+            metavar="HOST:PORT",
+            help="instead of jobs.metrics_listen",
+        )
         one.add_argument("--ready-file", type=Path, help="gets some JSON once it works")
     runner.add_argument("--gateway", metavar="HOST:PORT", help="instead of gateway.listen")
     runner.add_argument(
@@ -126,21 +133,27 @@ def _authority(path: Path | None) -> bytes:
 def _runner(config: Config, resolved: app.Settings, flags: argparse.Namespace) -> Parent:
     # The order of the classes is that in which tasks are taken.
     classes = [one for one in job_queue.CLASSES if one in (flags.classes or job_queue.CLASSES)]
-    return Parent(resolved, classes, config.jobs.concurrency, config.gateway.drain_s, flags.ready_file)
+    # The reconciler has the first port: one of each can share a machine.
+    metrics = flags.metrics_listen or of_process(1, config.jobs.metrics_listen)
+    return Parent(
+        resolved, classes, config.jobs.concurrency, config.gateway.drain_s, flags.ready_file, metrics
+    )
 
 
-async def _reconcile(resolved: app.Settings, ready_file: Path | None) -> None:
+async def _reconcile(resolved: app.Settings, metrics_listen: str, ready_file: Path | None) -> None:
     diagnosis.show_tasks_on_signal()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics = ReconcilerMetrics()
+    told = {"program": "reconciler", "metrics": metrics.serve(metrics_listen)}
     client = connect(resolved.redis_url, app.REPLY_S, app.REPLY_S)
     queue = job_queue.JobQueue(resolved.broker_url)
     try:
         _LOG.info("reconciling")
         if ready_file is not None:
-            serving.announce(ready_file, {"program": "reconciler"})
-        await Reconciler(RedisJobs(client, resolved.terms), queue).run(stop)
+            serving.announce(ready_file, told)
+        await Reconciler(RedisJobs(client, resolved.terms), queue, metrics).run(stop)
     finally:
         queue.close()
         await client.aclose()

@@ -7,14 +7,18 @@ found just now.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import structlog
 
+from headgate.adapters.job_queue import CLASSES
 from headgate.adapters.ports import SideRoomError
+from headgate.adapters.redis_jobs import Line
+from headgate.adapters.telemetry import ReconcilerMetrics
 
 EVERY_S: Final = 0.5
-"""A look costs one command, and a job that lost its runner waits no longer for it."""
+"""A look costs two commands, and a job that lost its runner waits no longer for it."""
 AT_ONCE: Final = 100
 """Jobs of one look. Where there were as many, the next look follows at once."""
 MOST_WAITING: Final = 1_000
@@ -30,6 +34,9 @@ class Records(Protocol):
     async def due(self, most: int = AT_ONCE) -> list[tuple[str, str, str]]:
         """Tenant, name and class of jobs that are to be queued again."""
 
+    async def line(self, classes: Sequence[str]) -> Line:
+        """Who waits, and what was given up."""
+
 
 class Queue(Protocol):
     """What it asks of `JobQueue`."""
@@ -40,13 +47,19 @@ class Queue(Protocol):
     async def waiting(self, job_class: str) -> int:
         """Tasks that no runner has taken."""
 
+    @property
+    def away(self) -> bool:
+        """Whether the broker is left alone after failures."""
+
 
 class Reconciler:
     """Looks again and again, until it is stopped; a Redis or a broker that is away is waited for."""
 
-    def __init__(self, records: Records, queue: Queue) -> None:
+    def __init__(self, records: Records, queue: Queue, metrics: ReconcilerMetrics | None = None) -> None:
         self._records = records
         self._queue = queue
+        self._metrics = metrics or ReconcilerMetrics()
+        self._metrics.broker_away.set_function(lambda: queue.away)
         self._well = True
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -75,6 +88,7 @@ class Reconciler:
 
     async def look(self) -> int:
         """Queues what is due; how many jobs that were. Raises SideRoomError: then they are due again soon."""
+        await self._measure()
         due = await self._records.due(AT_ONCE)
         full = {one for one in {job_class for _, _, job_class in due} if await self._full(one)}
         wanted = [one for one in due if one[2] not in full]
@@ -83,6 +97,13 @@ class Reconciler:
         if wanted:
             _LOG.info("jobs queued again", count=len(wanted))
         return len(due)
+
+    async def _measure(self) -> None:
+        line = await self._records.line(CLASSES)
+        self._metrics.dead.set(line.dead)
+        for one in CLASSES:
+            self._metrics.waiting.labels(one).set(line.waiting[one])
+            self._metrics.oldest.labels(one).set(line.oldest_s[one])
 
     async def _full(self, job_class: str) -> bool:
         return await self._queue.waiting(job_class) >= MOST_WAITING

@@ -29,6 +29,7 @@ from headgate.adapters import status_map
 from headgate.adapters.job_queue import LONGEST_RUN_S
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import Lease, RedisJobs, State, new_fence
+from headgate.adapters.telemetry import Note, unnoted
 from headgate.jobs.heard import Heard
 from headgate.jobs.relay import AGAIN_S, LostError, Relay
 from headgate.v1 import router_pb2, router_pb2_grpc, types_pb2
@@ -58,9 +59,11 @@ class Ending:
     error: bytes = b""
     pause_s: float = 0.0
     counted: bool = True
+    became: str = "again"
+    """For logs and counts."""
 
 
-SENT_HOME: Final = Ending(State.QUEUED, counted=False)
+SENT_HOME: Final = Ending(State.QUEUED, counted=False, became="home")
 """Its runner is to stop: a deploy is no failure of the job's."""
 
 
@@ -73,11 +76,13 @@ class JobRunner:
         channel: grpc.aio.Channel,
         key: str = "",
         draw: Callable[[], float] = random.random,
+        note: Note = unnoted,
     ) -> None:
         self._jobs = jobs
         self._stub = router_pb2_grpc.RouterServiceStub(channel)
         self._metadata = (("authorization", f"Bearer {key}"),) if key else ()
         self._draw = draw
+        self._note = note
 
     async def run(self, tenant: str, name: str, leave: asyncio.Event) -> None:
         """Runs the job if it is to be had; once `leave` is set it is put back. Raises SideRoomError."""
@@ -89,7 +94,8 @@ class JobRunner:
             return
         ending = await self._ending(lease, leave)
         written = ending is not None and await self._held_out(partial(self._written, lease, ending))
-        became = ending.state.value if ending is not None and written else "lost"
+        became = ending.became if ending is not None and written else "stopped"
+        self._note("headgate_job_runs_ended_total", lease.job_class, became)
         why = _reason(ending) if ending is not None else ""
         _LOG.info("run ended", tenant=tenant, job=name, run=lease.runs, became=became, why=why)
 
@@ -144,7 +150,7 @@ class JobRunner:
         await relay.flush()
         answer = heard.answer()
         if answer is not None:
-            return Ending(State.DONE, answer=answer.SerializeToString())
+            return Ending(State.DONE, answer=answer.SerializeToString(), became="done")
         why, passing = heard.failure(error)
         if not passing or time.monotonic() >= begun + lease.left_s:
             return _failed(why)
@@ -223,4 +229,4 @@ def _reason(ending: Ending) -> str:
 
 
 def _failed(why: Any) -> Ending:
-    return Ending(State.FAILED, error=why.SerializeToString())
+    return Ending(State.FAILED, error=why.SerializeToString(), became="failed")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from headgate.adapters.config import GatewayConfig, of_process
+from headgate.adapters.config import Config, of_process
 from headgate.adapters.settings import Loaded
 from headgate.local import health, valkey
 from headgate.local.child import Program
@@ -60,20 +60,21 @@ class Programs:
         return [self._gateway(number, listen, where) for number in range(self._config.gateway.processes)]
 
     def jobs(self, listen: str, redis_url: str | None) -> list[Program]:
-        """Job runners and the reconciler, where jobs are on; they call the gateway at `listen`."""
+        """The reconciler and job runners, where jobs are on; they call the gateway at `listen`."""
         if not self._config.jobs.enabled:
             return []
-        numbers = range(self._config.jobs.runners)
-        names = [f"runner-{number}" if number else "runner" for number in numbers]
-        return [*(self._of_jobs(name, "runner", listen, redis_url) for name in names),
-                self._of_jobs("reconciler", "reconciler", "", redis_url)]  # fmt: skip
+        names = ["reconciler", "runner", *(f"runner-{one}" for one in range(1, self._config.jobs.runners))]
+        return [self._of_jobs(number, name, listen, redis_url) for number, name in enumerate(names)]
 
-    def _of_jobs(self, name: str, program: str, listen: str, redis_url: str | None) -> Program:
+    def _of_jobs(self, number: int, name: str, listen: str, redis_url: str | None) -> Program:
+        program = name.partition("-")[0]
         ready, tls = self._directory / f"{name}.ready", self._config.gateway.tls
         command = [*_python("headgate.jobs"), program, *self._flags, "--ready-file", str(ready)]
         command += ["--redis-url", redis_url] if redis_url else []
-        command += ["--gateway", listen] if listen else []
-        command += ["--root-certificate", tls.certificate] if listen and tls else []
+        command += ["--metrics-listen", of_process(number, self._config.jobs.metrics_listen)]
+        if program == "runner":
+            command += ["--gateway", listen]
+            command += ["--root-certificate", tls.certificate] if tls else []
         return Program(
             name=name,
             command=lambda _: command,
@@ -115,11 +116,14 @@ class Programs:
         )
 
 
-def own_ports(gateway: GatewayConfig) -> Iterator[tuple[str, str]]:
-    """Setting and address of every port that one gateway process has for itself."""
+def own_ports(config: Config) -> Iterator[tuple[str, str]]:
+    """Setting and address of every port that one process has for itself, gateways and those of jobs."""
+    gateway, jobs = config.gateway, config.jobs
     for number in range(gateway.processes):
         yield "gateway.admin_listen", of_process(number, gateway.admin_listen)
         yield "gateway.metrics_listen", of_process(number, gateway.metrics_listen)
+    for number in range(1 + jobs.runners if jobs.enabled else 0):
+        yield "jobs.metrics_listen", of_process(number, jobs.metrics_listen)
 
 
 def _written(directory: Path, text: str) -> Path:

@@ -54,6 +54,8 @@ class Stack:
         self._gateways_own: set[int] = set()
         self.gateways: tuple[Mapping[str, str], ...] = ()
         """Where each gateway process listens, once the stack is started: `listen`, `admin`, `metrics`."""
+        self.jobs: Mapping[str, str] = {}
+        """Where reconciler and job runners have their metrics, by name."""
 
     @property
     def addresses(self) -> Mapping[str, str]:
@@ -93,7 +95,7 @@ class Stack:
         diagnosis.forbid_cores()  # Inherited: Valkey, which holds answers, does not do it itself.
         gateway = self._loaded.config.gateway
         reserved = self._held.enter_context(ports.reserve(gateway.listen, "gateway.listen"))
-        self._gateways_own = ports.check_apart(own_ports(gateway))
+        self._gateways_own = ports.check_apart(own_ports(self._loaded.config))
         directory = Path(tempfile.mkdtemp(prefix="headgate-"))
         self._held.callback(shutil.rmtree, directory, ignore_errors=True)
         await self._set_guard(directory)
@@ -107,7 +109,8 @@ class Stack:
         }
         gateways = await self._launch(programs.gateways(reserved.address, redis_url, workers))
         self.gateways = tuple(child.addresses for child in gateways)
-        await self._launch(programs.jobs(reserved.address, redis_url))
+        jobs = await self._launch(programs.jobs(reserved.address, redis_url))
+        self.jobs = {child.name: child.addresses["metrics"] for child in jobs}
 
     def _worker_place(self) -> str:
         if self._worker_port is None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from headgate.adapters.ports import SideRoomError
+from headgate.adapters.redis_jobs import Line
+from headgate.adapters.telemetry import ReconcilerMetrics
 from headgate.jobs.reconciler import AT_ONCE, MOST_WAITING, Reconciler
 from tests.integration.gateway_rig import eventually
 
@@ -22,12 +25,16 @@ class Records:
             raise SideRoomError("away")
         return found[:most]
 
+    async def line(self, classes: Sequence[str]) -> Line:
+        return Line(2, dict.fromkeys(classes, 7), dict.fromkeys(classes, 1.5))
+
 
 class Queue:
     def __init__(self) -> None:
         self.told: list[Job] = []
         self.waits = {"batch": 0, "interactive": 0}
         self.refuses = 0
+        self.away = False
 
     async def put(self, tenant: str, name: str, job_class: str) -> None:
         if self.refuses:
@@ -71,3 +78,15 @@ async def test_many_are_queued_without_a_pause() -> None:
     await eventually(lambda: len(queue.told) == 50 * AT_ONCE, seconds=5, what="all to be queued")
     stop.set()
     await running
+
+
+async def test_each_look_tells_the_length_and_the_age_of_the_lines() -> None:
+    metrics, queue = ReconcilerMetrics(), Queue()
+    await Reconciler(Records(), queue, metrics).look()
+    value = metrics.registry.get_sample_value
+    assert value("headgate_jobs_waiting", {"job_class": "batch"}) == 7
+    assert value("headgate_jobs_oldest_seconds", {"job_class": "interactive"}) == 1.5
+    assert value("headgate_jobs_dead") == 2
+    assert value("headgate_broker_away") == 0
+    queue.away = True
+    assert value("headgate_broker_away") == 1

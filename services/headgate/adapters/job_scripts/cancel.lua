@@ -1,5 +1,4 @@
 local tenant, name, keep = unpack(ARGV)
 local state = redis.call('HGET', job, 'state')
 if state ~= 'queued' and state ~= 'running' then return 0 end
-ended('cancelled', tenant .. '/' .. name, keep)
-return 1
+return ended('cancelled', tenant .. '/' .. name, keep)

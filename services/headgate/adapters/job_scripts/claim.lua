@@ -2,25 +2,28 @@ local tenant, name, fence, lease, most, keep = unpack(ARGV)
 local member = tenant .. '/' .. name
 local state = redis.call('HGET', job, 'state')
 if state ~= 'queued' and state ~= 'running' then return 'ended' end
+local lost = 0
 -- A run that asks again did not hear that it has the job, and is counted once.
 if not held(fence) then
   if state == 'running' and tonumber(redis.call('HGET', job, 'lease') or 0) > now then return 'held' end
+  -- The run before this one never told its end.
+  lost = state == 'running' and 1 or 0
   if now >= tonumber(redis.call('HGET', job, 'expires')) then
-    ended('failed', member, keep)
-    return 'expired'
+    return {'ended', lost, unpack(ended('failed', member, keep))}
   end
   if tonumber(redis.call('HGET', job, 'runs')) >= tonumber(most) then
     local why = redis.call('HGET', job, 'why')
     if why then redis.call('HSET', job, 'error', why) end
-    ended('dead', member, keep)
-    return 'dead'
+    return {'ended', lost, unpack(ended('dead', member, keep))}
   end
   -- Counted before it runs: a job that kills its runner is counted all the same.
   redis.call('HINCRBY', job, 'runs', 1)
   redis.call('HINCRBY', job, 'begun', 1)
   redis.call('HSET', job, 'state', 'running', 'fence', fence, 'parts', 0)
+  out_of_line(member)
   tell('running')
 end
 keep_lease(member, lease)
-local found = redis.call('HMGET', job, 'query', 'ticket', 'upgrades', 'expires', 'runs', 'begun')
-return {found[1], found[2], found[3] or '', found[4], found[5], found[6] or 0, tonumber(found[4]) - now}
+local found = redis.call('HMGET', job, 'query', 'ticket', 'upgrades', 'expires', 'runs', 'begun', 'class', 'created')
+local left, waited = tonumber(found[4]) - now, now - found[8]
+return {'run', lost, found[1], found[2], found[3] or '', found[4], found[5], found[6] or 0, left, found[7], waited}

@@ -1,4 +1,5 @@
 local job, events, jobs, dead, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local line, all_dead = KEYS[6], KEYS[7]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- Lists are told page by page: two jobs of one instant would be one too few.
@@ -14,15 +15,30 @@ local function tell(state)
   ring()
 end
 
--- The job has ended: nobody has to look at it any more, and its record is kept for a while.
+-- The line of the job's class, which tells how long it is and for how long its first one waits.
+local function in_line(member, since)
+  redis.call('ZADD', line .. ':' .. redis.call('HGET', job, 'class'), since, member)
+end
+
+local function out_of_line(member)
+  redis.call('ZREM', line .. ':' .. redis.call('HGET', job, 'class'), member)
+end
+
+-- The job has ended: nobody has to look at it any more, and its record is kept for a while. What to count of it.
 local function ended(state, member, keep)
   redis.call('HSET', job, 'state', state, 'ended', now)
+  out_of_line(member)
   redis.call('HDEL', job, 'lease')
   redis.call('ZREM', due, member)
-  if state == 'dead' then redis.call('ZADD', dead, place, ARGV[2]) end
+  if state == 'dead' then
+    redis.call('ZADD', dead, place, ARGV[2])
+    redis.call('ZADD', all_dead, now + keep, member)
+  end
   tell(state)
   redis.call('PEXPIRE', job, keep)
   redis.call('PEXPIRE', events, keep)
+  local found = redis.call('HMGET', job, 'class', 'created')
+  return {state, found[1], now - found[2]}
 end
 
 -- Whether this run still holds the job.

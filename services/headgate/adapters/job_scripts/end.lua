@@ -2,5 +2,4 @@ local tenant, name, fence, state, answer, why, keep = unpack(ARGV)
 if not held(fence) then return 0 end
 if answer ~= '' then redis.call('HSET', job, 'answer', answer) end
 if why ~= '' then redis.call('HSET', job, 'error', why) end
-ended(state, tenant .. '/' .. name, keep)
-return 1
+return ended(state, tenant .. '/' .. name, keep)

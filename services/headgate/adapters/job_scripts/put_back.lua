@@ -5,5 +5,6 @@ redis.call('HSET', job, 'state', 'queued')
 if why ~= '' then redis.call('HSET', job, 'why', why) end
 redis.call('HDEL', job, 'lease')
 redis.call('ZADD', due, now + pause, tenant .. '/' .. name)
+in_line(tenant .. '/' .. name, redis.call('HGET', job, 'created'))
 tell('queued')
 return 1

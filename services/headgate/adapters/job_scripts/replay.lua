@@ -5,6 +5,8 @@ redis.call('HDEL', job, 'ended', 'error', 'why')
 redis.call('PERSIST', job)
 redis.call('PERSIST', events)
 redis.call('ZREM', dead, name)
+redis.call('ZREM', all_dead, tenant .. '/' .. name)
+in_line(tenant .. '/' .. name, now)
 redis.call('ZADD', due, now + grace, tenant .. '/' .. name)
 tell('queued')
 return 1

@@ -9,5 +9,6 @@ redis.call('HSET', job, 'digest', digest, 'query', query, 'class', class, 'batch
 redis.call('ZREMRANGEBYSCORE', jobs, '-inf', place - (keep + 604800000) * 1000)
 redis.call('ZADD', jobs, place, name)
 redis.call('ZADD', due, now + grace, tenant .. '/' .. name)
+in_line(tenant .. '/' .. name, now)
 tell('queued')
 return 'new'
