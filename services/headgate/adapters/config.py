@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from headgate.adapters.job_hours import Hours
 from headgate.router.types import WHOLE
 
 
@@ -339,8 +340,24 @@ class JobsConfig(Strict):
     """How long a job waits for a runner before it is put into its queue again, in case the queue lost it."""
     most_runs: int = Field(default=3, ge=1, le=20)
     """A job that was begun so often is given up: what kills its runner must not kill all of them."""
+    batch_hours: tuple[str, ...] = Field(default=(), max_length=8)
+    """Times of day in which jobs of class batch run, such as `22:00-06:00`; others wait. Empty: always."""
+    time_zone: str = "UTC"
+    """Of `batch_hours`, such as `Europe/Berlin`."""
+    batch_budget_usd_per_day: float | None = Field(default=None, gt=0, le=1_000_000)
+    """What each tenant's jobs of class batch may cost in a day (UTC); others wait for the next one. Empty:
+    no limit."""
     keep_days: float = Field(default=7, gt=0, le=365)
     """How long a record is kept, with query and answer, after its job has ended."""
+
+    @model_validator(mode="after")
+    def _hours_are_hours(self) -> Self:
+        try:
+            Hours.of(self.batch_hours, self.time_zone)
+        except ValueError as wrong:
+            where = "time_zone" if "time zone" in str(wrong) else "batch_hours"
+            raise ValueError(f"{where}: {wrong}") from None
+        return self
 
 
 class Config(Strict):

@@ -22,9 +22,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from importlib import resources
 from typing import Any, Final
@@ -35,6 +36,7 @@ from redis.exceptions import ResponseError
 
 from headgate.adapters.breaker import Breaker
 from headgate.adapters.config import JobsConfig
+from headgate.adapters.job_hours import Hours
 from headgate.adapters.job_news import JobNews
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import FAILURES
@@ -44,7 +46,17 @@ _PREFIX: Final = "headgate:"
 _DUE: Final = f"{_PREFIX}jobs-due"
 _LINE: Final = f"{_PREFIX}jobs-line"
 _DEAD: Final = f"{_PREFIX}jobs-dead"
-_LISTED: Final = (b"state", b"class", b"batch", b"created", b"expires", b"ended", b"runs", b"error")
+_LISTED: Final = (
+    b"state",
+    b"class",
+    b"batch",
+    b"created",
+    b"begins",
+    b"expires",
+    b"ended",
+    b"runs",
+    b"error",
+)
 """What a list tells of a job."""
 MOST_EVENTS: Final = 50_000
 """Kept of a job's stream, approximately: more than the longest answer has chunks."""
@@ -83,6 +95,8 @@ class Submission:
     """What lets a runner act for the tenant."""
     upgrades: str = ""
     """What the gateway is to know of an answer that this job upgrades; empty where there is none."""
+    begins: float = 0.0
+    """POSIX seconds; not run before then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +110,7 @@ class Record:
     job_class: str
     batch: str
     created: float
+    begins: float
     expires: float
     ended: float
     runs: int
@@ -155,12 +170,18 @@ class Terms:
     """How long a queued job waits for its queue before it is queued again."""
     keep_s: float = 7 * 86_400.0
     """How long a record is kept after its job has ended."""
+    batch_hours: Hours = field(default_factory=Hours)
+    """When jobs of class batch run."""
+    batch_budget_nanousd: int = 0
+    """What those of a tenant may cost in a day (UTC); 0 is no limit."""
 
     @classmethod
     def of(cls, settings: JobsConfig) -> Terms:
         """Those of the config, the same for whoever reads the records."""
         keep_s = settings.keep_days * 86_400
-        return cls(settings.lease_s, settings.most_runs, settings.grace_s, keep_s)
+        hours = Hours.of(settings.batch_hours, settings.time_zone)
+        budget = round((settings.batch_budget_usd_per_day or 0) * 1e9)
+        return cls(settings.lease_s, settings.most_runs, settings.grace_s, keep_s, hours, budget)
 
 
 class RedisJobs:
@@ -190,7 +211,7 @@ class RedisJobs:
         told = await self._run(
             "submit", self._keys(one.tenant, one.name),
             one.tenant, one.name, one.digest, one.query, one.job_class, one.batch, _ms(one.expires),
-            one.ticket, _ms(t.grace_s), _ms(t.keep_s), one.upgrades,
+            one.ticket, _ms(t.grace_s), _ms(t.keep_s), one.upgrades, _ms(one.begins),
         )  # fmt: skip
         return _text(told)
 
@@ -240,8 +261,10 @@ class RedisJobs:
         """
         t, fence = self.terms, fence or new_fence()
         told = await self._run(
-            "claim", self._keys(tenant, name), tenant, name, fence, _ms(t.lease_s), t.most_runs, _ms(t.keep_s)
-        )
+            "claim", self._keys(tenant, name),
+            tenant, name, fence, _ms(t.lease_s), t.most_runs, _ms(t.keep_s),
+            _ms(t.batch_hours.wait_s(time.time())), t.batch_budget_nanousd, _PREFIX,
+        )  # fmt: skip
         if not isinstance(told, list):
             return None
         what, lost, *rest = told
@@ -284,10 +307,14 @@ class RedisJobs:
                                lease.fence, _ms(self.terms.lease_s), MOST_EVENTS, place, *parts)  # fmt: skip
         return None if told < 0 else int(told)
 
-    async def end(self, lease: Lease, state: State, *, answer: bytes = b"", error: bytes = b"") -> bool:
+    async def end(
+        self, lease: Lease, state: State, *, answer: bytes = b"", error: bytes = b"", cost_nanousd: int = 0
+    ) -> bool:
         """The job has ended so; False where the lease is lost, and nothing was written."""
-        told = await self._run("end", self._keys(lease.tenant, lease.name), lease.tenant, lease.name,
-                               lease.fence, state.value, answer, error, _ms(self.terms.keep_s))  # fmt: skip
+        told = await self._run(
+            "end", self._keys(lease.tenant, lease.name), lease.tenant, lease.name, lease.fence, state.value,
+            answer, error, _ms(self.terms.keep_s), cost_nanousd,
+        )  # fmt: skip
         return self._noted(told)
 
     async def put_back(self, lease: Lease, error: bytes, pause_s: float, *, counted: bool = True) -> bool:
@@ -412,6 +439,7 @@ def _record(tenant: str, name: str, fields: Mapping[bytes, Any]) -> Record:
         job_class=_text(fields[b"class"]),
         batch=_text(fields[b"batch"]),
         created=instant(b"created"),
+        begins=instant(b"begins"),
         expires=instant(b"expires"),
         ended=instant(b"ended"),
         runs=int(fields[b"runs"]),

@@ -21,7 +21,12 @@ import structlog
 from headgate.adapters import status_map
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import ENDED, Happening, Record, RedisJobs, State, Submission
-from headgate.adapters.status_map import JobExistsError, JobRecordsUnavailableError, JobUnknownError
+from headgate.adapters.status_map import (
+    InvalidRequestError,
+    JobExistsError,
+    JobRecordsUnavailableError,
+    JobUnknownError,
+)
 from headgate.adapters.telemetry import Note, unnoted
 from headgate.gateway import tickets
 from headgate.v1 import jobs_pb2, router_pb2, types_pb2
@@ -29,6 +34,8 @@ from headgate.v1 import jobs_pb2, router_pb2, types_pb2
 _LOG = structlog.get_logger(__name__)
 WITHIN_S: Final = 86_400
 """What a job has that does not say: a day."""
+MOST_AHEAD_S: Final = 7 * 86_400
+"""As long as a job may take at most."""
 AT_ONCE: Final = 1_000
 """Records that are read at once in the search for those of a batch."""
 LOOK_S: Final = (0.05, 2.0)
@@ -62,17 +69,32 @@ class JobDesk:
         self._telling: set[asyncio.Task[None]] = set()
 
     async def submit(self, tenant: str, request: jobs_pb2.SubmitJobRequest) -> jobs_pb2.Job:
-        """The job, as it is written or was before. Raises JobExistsError."""
+        """The job, as it is written or was before. Raises JobExistsError or InvalidRequestError."""
         query = types_pb2.Query()
         query.CopyFrom(request.query)
         query.request_id = query.request_id or uuid.uuid4().hex
         job_class = _CLASSES[request.job_class]
-        one = self._accepted(tenant, query, job_class, request.batch_id, request.within_s or WITHIN_S)
-        if not await self._written(one):
+        begins, expires = self._times(request, job_class, time.time())
+        one = self._accepted(tenant, query, job_class, request.batch_id, expires, begins=begins)
+        if not await self._written(one) or begins:
             return await self.job(tenant, one.name)
         # Both at once: whoever submits waits for the slower one only.
         job, _ = await asyncio.gather(self.job(tenant, one.name), self._enqueue(one))
         return job
+
+    def _times(self, request: jobs_pb2.SubmitJobRequest, job_class: str, now: float) -> tuple[float, float]:
+        """From when on the job may run, 0 from now on, and until when."""
+        at = max(now, request.not_before.ToNanoseconds() / 1e9)
+        if at > now + MOST_AHEAD_S:
+            raise InvalidRequestError("not_before: at most a week ahead")
+        if job_class == "batch":
+            at += self._jobs.terms.batch_hours.wait_s(at)
+        # A day is counted from when it may run; who says less means from now.
+        expires = now + request.within_s if request.within_s else at + WITHIN_S
+        if at >= expires:
+            raise InvalidRequestError("within_s: is over before the job may run, by not_before or the hours "
+                                      "that the operator has for its class")  # fmt: skip
+        return (at if at > now else 0.0), expires
 
     def _accepted(
         self,
@@ -80,14 +102,15 @@ class JobDesk:
         query: types_pb2.Query,
         job_class: str,
         batch: str,
-        within_s: int,
+        expires: float,
         upgrades: str = "",
+        begins: float = 0.0,
     ) -> Submission:
-        name, expires = query.request_id, time.time() + within_s
+        name = query.request_id
         packed = query.SerializeToString(deterministic=True)
         same = hashlib.sha256(b"\0".join((packed, job_class.encode(), batch.encode()))).digest()
         ticket = tickets.sign(self._pepper, tenant, name, expires)
-        return Submission(tenant, name, packed, same, job_class, batch, expires, ticket, upgrades)
+        return Submission(tenant, name, packed, same, job_class, batch, expires, ticket, upgrades, begins)
 
     async def _written(self, one: Submission) -> bool:
         """Whether the record is new. Raises JobExistsError where another job has the name."""
@@ -104,7 +127,7 @@ class JobDesk:
     async def upgrade(self, tenant: str, query: types_pb2.Query, within_s: int, upgrades: str) -> None:
         """Queues what was answered once already, for a better answer. Durable when it returns; the queue is
         told later, for an answer waits. Raises as `submit`."""
-        one = self._accepted(tenant, query, "escalation", "", within_s, upgrades)
+        one = self._accepted(tenant, query, "escalation", "", time.time() + within_s, upgrades)
         if await self._written(one):
             task = asyncio.create_task(self._enqueue(one))
             self._telling.add(task)
@@ -231,6 +254,8 @@ def _wire(record: Record, *, whole: bool = True) -> jobs_pb2.Job:
     )
     job.create_time.FromMilliseconds(round(record.created * 1000))
     job.expire_time.FromMilliseconds(round(record.expires * 1000))
+    if record.state is State.QUEUED and record.begins > time.time():
+        job.not_before.FromMilliseconds(round(record.begins * 1000))
     if record.ended:
         job.end_time.FromMilliseconds(round(record.ended * 1000))
     if whole and record.state is State.DONE:

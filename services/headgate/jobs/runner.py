@@ -61,6 +61,8 @@ class Ending:
     counted: bool = True
     became: str = "again"
     """For logs and counts."""
+    cost_nanousd: int = 0
+    """Of the answer."""
 
 
 SENT_HOME: Final = Ending(State.QUEUED, counted=False, became="home")
@@ -150,7 +152,8 @@ class JobRunner:
         await relay.flush()
         answer = heard.answer()
         if answer is not None:
-            return Ending(State.DONE, answer=answer.SerializeToString(), became="done")
+            cost = answer.decision.cost_nanousd
+            return Ending(State.DONE, answer.SerializeToString(), became="done", cost_nanousd=cost)
         why, passing = heard.failure(error)
         if not passing or time.monotonic() >= begun + lease.left_s:
             return _failed(why)
@@ -207,7 +210,9 @@ class JobRunner:
     def _written(self, lease: Lease, ending: Ending) -> Awaitable[bool]:
         if ending.state is State.QUEUED:
             return self._jobs.put_back(lease, ending.error, ending.pause_s, counted=ending.counted)
-        return self._jobs.end(lease, ending.state, answer=ending.answer, error=ending.error)
+        return self._jobs.end(
+            lease, ending.state, answer=ending.answer, error=ending.error, cost_nanousd=ending.cost_nanousd
+        )
 
 
 _UNWRITTEN: Final = status_map.status(

@@ -100,6 +100,14 @@ def test_a_missing_or_unreadable_file_is_one_sentence():
         ),
         (SMALLEST + "pool:\n  'a b': {}\n", "headgate.yaml:5: pool.a b: must be 1 to 64 letters"),
         (
+            SMALLEST + "jobs:\n  batch_hours: [22-6]\n",
+            "headgate.yaml:5: jobs.batch_hours: '22' must be a time of day, such as 22:00",
+        ),
+        (
+            SMALLEST + "jobs:\n  time_zone: Mars\n",
+            "headgate.yaml:5: jobs.time_zone: no time zone 'Mars' is known here",
+        ),
+        (
             SMALLEST + "policy:\n  cascade: {upgrade_later: true}\n",
             "headgate.yaml:5: policy.cascade.upgrade_later: an upgrade is a job; set jobs.enabled",
         ),

@@ -51,7 +51,9 @@ class FakeRecords:
         self.forgets = False
         return self.told
 
-    async def end(self, lease: Lease, state: State, *, answer: bytes = b"", error: bytes = b"") -> bool:
+    async def end(
+        self, lease: Lease, state: State, *, answer: bytes = b"", error: bytes = b"", cost_nanousd: int = 0
+    ) -> bool:
         if self._there():
             self.ended = (state, answer, error)
         return not self.lost

@@ -1,4 +1,4 @@
-local tenant, name, fence, lease, most, keep = unpack(ARGV)
+local tenant, name, fence, lease, most, keep, opens, budget, prefix = unpack(ARGV)
 local member = tenant .. '/' .. name
 local state = redis.call('HGET', job, 'state')
 if state ~= 'queued' and state ~= 'running' then return 'ended' end
@@ -16,9 +16,42 @@ if not held(fence) then
     if why then redis.call('HSET', job, 'error', why) end
     return {'ended', lost, unpack(ended('dead', member, keep))}
   end
+  if tonumber(redis.call('HGET', job, 'begins') or 0) > now then return 'early' end
+  local begins, account, dearest = now
+  if redis.call('HGET', job, 'class') == 'batch' then
+    begins = now + opens
+    if begins == now and tonumber(budget) > 0 then
+      local day = math.floor(clock[1] / 86400)
+      account = prefix .. 'budget:' .. tenant .. ':batch:' .. day
+      local taken, most_taken = unpack(redis.call('HMGET', account, 'taken', 'most'))
+      taken, dearest = tonumber(taken or 0), tonumber(most_taken or 0)
+      if taken >= tonumber(budget) then
+        begins = (day + 1) * 86400000
+      elseif taken + dearest > tonumber(budget) then
+        -- Runs under way may turn out cheaper: ten thousand jobs ask again, and not all the time.
+        begins = now + 600000
+      end
+    end
+  end
+  -- A full server refuses the first write that needs room: no other write may come before it.
+  if begins > now then
+    redis.call('HSET', job, 'state', 'queued')
+    redis.call('HDEL', job, 'lease', 'account', 'reserved')
+    postpone(member, begins)
+    tell('queued')
+    return 'early'
+  end
   -- Counted before it runs: a job that kills its runner is counted all the same.
   redis.call('HINCRBY', job, 'runs', 1)
   redis.call('HINCRBY', job, 'begun', 1)
+  -- What a run may have cost that never told its end stays taken.
+  redis.call('HDEL', job, 'account', 'reserved')
+  if account then
+    -- The day's dearest answer is reserved: what this one costs nobody knows yet.
+    redis.call('HINCRBY', account, 'taken', dearest)
+    redis.call('PEXPIRE', account, 172800000)
+    redis.call('HSET', job, 'account', account, 'reserved', dearest)
+  end
   redis.call('HSET', job, 'state', 'running', 'fence', fence, 'parts', 0)
   out_of_line(member)
   tell('running')

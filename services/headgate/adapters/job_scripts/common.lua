@@ -41,6 +41,24 @@ local function ended(state, member, keep)
   return {state, found[1], now - found[2]}
 end
 
+-- The job is not begun before then, and nobody has to look at it. Its own time is over all the same.
+local function postpone(member, begins)
+  begins = math.min(begins, tonumber(redis.call('HGET', job, 'expires')))
+  redis.call('HSET', job, 'begins', begins)
+  redis.call('ZADD', due, begins, member)
+  out_of_line(member)
+end
+
+-- What was reserved for a run is given back but for what it cost.
+local function settle(cost)
+  local account, reserved = unpack(redis.call('HMGET', job, 'account', 'reserved'))
+  if not account then return end
+  redis.call('HINCRBY', account, 'taken', cost - reserved)
+  if cost > tonumber(redis.call('HGET', account, 'most') or 0) then redis.call('HSET', account, 'most', cost) end
+  redis.call('PEXPIRE', account, 172800000)
+  redis.call('HDEL', job, 'account', 'reserved')
+end
+
 -- Whether this run still holds the job.
 local function held(fence)
   return redis.call('HGET', job, 'state') == 'running' and redis.call('HGET', job, 'fence') == fence

@@ -5,6 +5,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT
   local class = redis.call('HGET', prefix .. 'job:' .. tenant .. ':' .. name, 'class')
   if class then
     redis.call('ZADD', KEYS[1], now + grace, member)
+    redis.call('ZADD', prefix .. 'jobs-line:' .. class, 'NX', now, member)
     table.insert(found, tenant)
     table.insert(found, name)
     table.insert(found, class)

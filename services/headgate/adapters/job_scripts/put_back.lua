@@ -1,5 +1,6 @@
 local tenant, name, fence, why, pause, counted = unpack(ARGV)
 if not held(fence) then return 0 end
+settle(0)
 if counted == '0' then redis.call('HINCRBY', job, 'runs', -1) end
 redis.call('HSET', job, 'state', 'queued')
 if why ~= '' then redis.call('HSET', job, 'why', why) end

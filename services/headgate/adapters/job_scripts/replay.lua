@@ -1,7 +1,7 @@
 local tenant, name, grace = unpack(ARGV)
 if redis.call('HGET', job, 'state') ~= 'dead' then return 0 end
 redis.call('HSET', job, 'state', 'queued', 'runs', 0)
-redis.call('HDEL', job, 'ended', 'error', 'why')
+redis.call('HDEL', job, 'ended', 'error', 'why', 'begins')
 redis.call('PERSIST', job)
 redis.call('PERSIST', events)
 redis.call('ZREM', dead, name)

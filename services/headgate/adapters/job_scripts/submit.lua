@@ -1,4 +1,4 @@
-local tenant, name, digest, query, class, batch, expires, ticket, grace, keep, upgrades = unpack(ARGV)
+local tenant, name, digest, query, class, batch, expires, ticket, grace, keep, upgrades, begins = unpack(ARGV)
 local there = redis.call('HGET', job, 'digest')
 if there then
   if there == digest then return 'same' end
@@ -8,7 +8,11 @@ redis.call('HSET', job, 'digest', digest, 'query', query, 'class', class, 'batch
   'ticket', ticket, 'upgrades', upgrades, 'state', 'queued', 'created', now, 'runs', 0)
 redis.call('ZREMRANGEBYSCORE', jobs, '-inf', place - (keep + 604800000) * 1000)
 redis.call('ZADD', jobs, place, name)
-redis.call('ZADD', due, now + grace, tenant .. '/' .. name)
-in_line(tenant .. '/' .. name, now)
+if tonumber(begins) > now then
+  postpone(tenant .. '/' .. name, begins)
+else
+  redis.call('ZADD', due, now + grace, tenant .. '/' .. name)
+  in_line(tenant .. '/' .. name, now)
+end
 tell('queued')
 return 'new'

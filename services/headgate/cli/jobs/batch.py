@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, cast
 
 from headgate.client import JobRequest, Message
@@ -46,6 +47,7 @@ class Frame:
     job_class: JobClass
     within_s: int
     risk_target: float | None = None
+    not_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def parse(number: int, raw: bytes, frame: Frame) -> Line:
     if frame.risk_target is not None:
         options["risk_target"] = frame.risk_target
     turns = _turns(body.get("messages"))
-    request = JobRequest(turns, frame.job_class, frame.batch, frame.within_s, options)
+    request = JobRequest(turns, frame.job_class, frame.batch, frame.within_s, options, frame.not_before)
     _check(request)
     return Line(number, custom_id, request)
 

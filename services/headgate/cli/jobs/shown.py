@@ -18,13 +18,18 @@ _STYLES = {"done": "green", "failed": "red", "dead": "red", "running": "cyan", "
 
 def line(job: Job) -> str:
     """One line about a job: state, queue, runs, and what it came to."""
-    parts = [f"job {job.job_id}", job.state, job.job_class, runs(job.runs)]
+    parts = [f"job {job.job_id}", job.state, job.job_class, _begins(job), runs(job.runs)]
     if job.answer is not None:
         decision = job.answer.decision
         parts += [decision.model, decision.reason.replace("_", " "), dollars(decision.cost_nanousd)]
     if job.error is not None:
         parts.append(str(job.error))
     return " · ".join(filter(None, parts))
+
+
+def _begins(job: Job) -> str:
+    """`not before 2026-12-01 22:00`; nothing where it may run."""
+    return f"not before {job.not_before.astimezone():%Y-%m-%d %H:%M}" if job.not_before else ""
 
 
 def runs(count: int) -> str:
@@ -42,6 +47,7 @@ def as_object(job: Job) -> dict[str, Any]:
         "created": _iso(job.created),
         "ended": _iso(job.ended),
         "expires": _iso(job.expires),
+        "not_before": _iso(job.not_before),
         "runs": job.runs,
         "answer": None,
         "error": None,
@@ -66,6 +72,8 @@ def table(jobs: Jobs, listed: Iterable[Job]) -> Table:
         answer = (_whole(jobs, job) if job.state == "done" else job).answer
         paid = (answer.decision.model, f"${usd(answer.decision.cost_nanousd):f}") if answer else ("", "")
         state = f"[{_STYLES[job.state]}]{job.state}[/]" if job.state in _STYLES else job.state
+        if job.not_before:
+            state = f"from {job.not_before.astimezone():%d %b %H:%M}"
         shown.add_row(job.job_id, state, job.job_class, age(job, now), str(job.runs), *paid)
     return shown
 

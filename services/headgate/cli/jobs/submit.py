@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +49,9 @@ def submit(
     within_s: Annotated[
         int, typer.Option("--within", min=0, max=MAX_WITHIN_S, help="Give up after so many s; 0: a day.")
     ] = 0,
+    not_before: Annotated[
+        str, typer.Option("--not-before", help="Run it from then on: 22:00, or 2026-12-01T22:00.")
+    ] = "",
     model: Annotated[str, typer.Option(help="Pin this model instead of routing; of one question.")] = "",
     risk_target: Annotated[
         float | None, typer.Option(help="Share of requests that may lose quality.")
@@ -70,6 +74,8 @@ def submit(
 
     [bold]headgate jobs submit --file evening.jsonl --wait --out results.jsonl[/bold]
 
+    [bold]headgate jobs submit --file evening.jsonl --not-before 22:00[/bold]
+
     A line of such a file:
 
     {"custom_id": "q-17", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "auto",
@@ -82,7 +88,8 @@ def submit(
     """
     state: State = context.obj
     _consistent(question, file, model, out, wait=wait, as_object=as_object)
-    frame = Frame(_batch_of(batch, file), job_class.value, within_s, risk_target)
+    begins = _instant(not_before, datetime.now().astimezone()) if not_before else None
+    frame = Frame(_batch_of(batch, file), job_class.value, within_s, risk_target, begins)
     with queue(state, address, key, root_certificate, timeout_s) as jobs:
         if file is None:
             good = _one(jobs, _question(question, model, frame), wait=wait, as_object=as_object)
@@ -107,6 +114,17 @@ def _consistent(
         raise CommandError("--wait with --file needs --out, the file that results go to")
 
 
+def _instant(given: str, now: datetime) -> datetime:
+    """An ISO instant, or the next time that clocks here show `given`."""
+    try:
+        if re.fullmatch(r"\d{1,2}:\d\d", given):
+            at = now.replace(hour=int(given[:-3]), minute=int(given[-2:]), second=0, microsecond=0)
+            return at if at > now else at + timedelta(days=1)
+        return datetime.fromisoformat(given).astimezone()
+    except ValueError:
+        raise CommandError(f"--not-before: {given!r} must be 22:00, or 2026-12-01T22:00") from None
+
+
 def _batch_of(given: str, file: Path | None) -> str:
     if given and not _BATCH.fullmatch(given):
         raise CommandError(
@@ -124,7 +142,7 @@ def _question(question: str | None, model: str, frame: Frame) -> JobRequest:
     options: Options = {"model": model}
     if frame.risk_target is not None:
         options["risk_target"] = frame.risk_target
-    return JobRequest(text, frame.job_class, frame.batch, frame.within_s, options)
+    return JobRequest(text, frame.job_class, frame.batch, frame.within_s, options, frame.not_before)
 
 
 def _one(jobs: Jobs, request: JobRequest, *, wait: bool, as_object: bool) -> bool:
@@ -134,6 +152,7 @@ def _one(jobs: Jobs, request: JobRequest, *, wait: bool, as_object: bool) -> boo
         job_class=request.job_class,
         batch=request.batch,
         within_s=request.within_s,
+        not_before=request.not_before,
         **request.options,
     )
     if wait:

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
+from datetime import datetime
 from typing import Self, TypeVar, Unpack
 
 import grpc
@@ -47,11 +48,12 @@ class AsyncJobs:
         job_class: JobClass = "batch",
         batch: str = "",
         within_s: int = 0,
+        not_before: datetime | None = None,
         timeout_s: float | None = None,
         **options: Unpack[Options],
     ) -> Job:
         """Queues one query. The option `request_id` names the job: submitting it again gives the same job."""
-        job = JobRequest(conversation, job_class, batch, within_s, options)
+        job = JobRequest(conversation, job_class, batch, within_s, options, not_before)
         response = await self._call(self._stub.SubmitJob, convert.to_submit(job), timeout_s)
         return convert.from_job(response.job)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import cast
 from uuid import uuid4
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from headgate.client import convert
 from headgate.client.errors import from_status
@@ -25,6 +28,7 @@ def to_submit(job: JobRequest) -> jobs_pb2.SubmitJobRequest:
         job_class=_CLASSES[job.job_class],
         batch_id=job.batch,
         within_s=job.within_s,
+        not_before=_timestamp(job.not_before) if job.not_before is not None else None,
     )
 
 
@@ -41,7 +45,14 @@ def from_job(job: jobs_pb2.Job) -> Job:
         runs=job.runs,
         answer=convert.from_response(job.answer) if job.HasField("answer") else None,
         error=from_status(job.error) if job.HasField("error") else None,
+        not_before=convert.instant(job.not_before) if job.HasField("not_before") else None,
     )
+
+
+def _timestamp(at: datetime) -> Timestamp:
+    told = Timestamp()
+    told.FromDatetime(at.astimezone(UTC))
+    return told
 
 
 def from_submitted(job_id: str, response: jobs_pb2.SubmitJobsResponse) -> Job | Refused:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from datetime import datetime
 from queue import SimpleQueue
 from typing import Self, TypeVar, Unpack
 
@@ -44,11 +45,12 @@ class Jobs:
         job_class: JobClass = "batch",
         batch: str = "",
         within_s: int = 0,
+        not_before: datetime | None = None,
         timeout_s: float | None = None,
         **options: Unpack[Options],
     ) -> Job:
         """Queues one query. The option `request_id` names the job: submitting it again gives the same job."""
-        job = JobRequest(conversation, job_class, batch, within_s, options)
+        job = JobRequest(conversation, job_class, batch, within_s, options, not_before)
         return convert.from_job(self._call(self._stub.SubmitJob, convert.to_submit(job), timeout_s).job)
 
     def submit_many(

@@ -36,6 +36,8 @@ class Job:
     """Of a job that is done; left out where many are listed, and on submission."""
     error: HeadgateError | None
     """Why it failed or was given up."""
+    not_before: datetime | None = None
+    """Not run before then; None once it may run."""
 
     @property
     def has_ended(self) -> bool:
@@ -55,6 +57,8 @@ class JobRequest:
     """Seconds within which it is to be answered, at most a week; 0 means a day."""
     options: Options = field(default_factory=Options)
     """`request_id` names the job; the client makes one when it is left out."""
+    not_before: datetime | None = None
+    """Not run before then, at most a week ahead; one without a time zone is in the machine's own."""
 
 
 @dataclass(frozen=True, slots=True)

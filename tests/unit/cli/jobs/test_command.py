@@ -23,6 +23,24 @@ def test_help_teaches_with_examples(jobs):
         assert f"headgate jobs {command}" in out
 
 
+def test_a_job_waits_until_it_is_told_to(jobs, gateway):
+    _, out, _ = jobs("submit", "in words", "--not-before", "2026-12-01T22:00+01:00")
+    assert gateway.jobs[out.strip()].request.not_before.ToDatetime() == datetime(2026, 12, 1, 21)
+    _, out, _ = jobs("submit", "in words", "--not-before", "22:00")
+    told = gateway.jobs[out.strip()].request.not_before.ToDatetime(UTC).astimezone()
+    assert (told.hour, told.minute, told.second) == (22, 0, 0)
+    assert timedelta() < told - datetime.now(UTC) <= timedelta(days=1)
+    _, out, _ = jobs("submit", "in words")
+    assert not gateway.jobs[out.strip()].request.HasField("not_before")
+
+
+@pytest.mark.parametrize("wrong", ["soon", "25:00", "22:61", "2026-13-01"])
+def test_an_instant_that_is_none_is_named(jobs, gateway, wrong):
+    code, _, err = jobs("submit", "in words", "--not-before", wrong)
+    assert (code, gateway.jobs) == (1, {})
+    assert "--not-before" in err
+
+
 def test_a_question_is_named_on_stdout_and_its_answer_fetched(jobs, gateway):
     code, out, err = jobs("submit", "in words", "--class", "interactive", "--within", "60")
     [job_id] = gateway.jobs
