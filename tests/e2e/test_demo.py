@@ -36,6 +36,30 @@ def test_the_demo_prints_one_object_that_adds_up(start):
     routing_pays(data)
 
 
+def test_queued_worksheets_survive_a_killed_runner_and_are_as_good(start):
+    headgate = start("demo", "--jobs", "--queries", "80", "--seed", "11", "--json")
+    out, _ = headgate.process.communicate(timeout=PATIENCE_S)
+    assert headgate.process.returncode == 0, headgate.lines
+    jobs = json.loads(out)["jobs"]
+    assert (jobs["jobs"], jobs["states"], jobs["lost"], jobs["refused"]) == (80, {"done": 80}, 0, 0)
+    assert 40 <= jobs["killed_after"] < 80
+    assert jobs["ran_again"] >= 1
+    assert jobs["quality"] == jobs["interactive"]["quality"]
+    assert jobs["cost_usd"] == pytest.approx(jobs["interactive"]["cost_usd"])
+    assert jobs["jobs_per_s"] == pytest.approx(80 / jobs["seconds"])
+    assert headgate.left_behind() == []
+
+
+def test_ctrl_c_among_queued_jobs_leaves_no_process_and_no_folder(start, until):
+    headgate = start("demo", "--jobs", "--queries", "5000")
+    until(lambda: headgate.child("headgate.jobs", "runner"))
+    processes = headgate.descendants()
+    assert headgate.interrupt() == 130
+    _, alive = psutil.wait_procs(processes, timeout=GONE_S)
+    assert alive == []
+    assert headgate.left_behind() == []
+
+
 def routing_pays(data):
     """What the demo is there to show; docs/reference/demo.md has it for more seeds."""
     headgate, large = data["headgate"], data["always_large"]

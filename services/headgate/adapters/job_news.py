@@ -20,6 +20,7 @@ from headgate.adapters.redis_client import FAILURES
 
 AGAIN_S: Final = 1.0
 """Between tries to reach a server that is away, or does not let us listen."""
+LEAVE_S: Final = 0.2
 QUIET_S: Final = 10.0
 """After that long without a message the connection is tried."""
 _NOBODY: Final = "headgate:job-events"
@@ -54,9 +55,10 @@ class JobNews:
 
     async def close(self) -> None:
         """Listens no more."""
-        if self._listening is not None:
+        while self._listening is not None and not self._listening.done():
+            # More than once, for redis-py has been seen to keep a cancellation to itself.
             self._listening.cancel()
-            await asyncio.wait({self._listening})
+            await asyncio.wait({self._listening}, timeout=LEAVE_S)
 
     async def _listen(self) -> None:
         while True:

@@ -7,6 +7,7 @@ import json
 import random
 from collections import deque
 from contextlib import AsyncExitStack
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -17,7 +18,8 @@ from headgate.adapters import settings
 from headgate.adapters.settings import Loaded
 from headgate.cli.demo.exercise import OTHERS, Exam, Exercise
 from headgate.cli.demo.figures import compute
-from headgate.cli.demo.report import as_json, show
+from headgate.cli.demo.queued import Batch, Queued
+from headgate.cli.demo.report import as_json, jobs_as_json, show, show_jobs
 from headgate.cli.state import State
 from headgate.client import AsyncClient
 from headgate.local.interrupt import interruptible
@@ -42,7 +44,12 @@ cache:
   enabled: false
 log_level: warning
 """
+# A runner that was killed is missed after two seconds: whoever looks on need not wait.
+JOBS = """\
+jobs: {enabled: true, concurrency: 4, lease_s: 2, grace_s: 1, metrics_listen: 127.0.0.1:0}
+"""
 MODELS = 2
+Found = tuple[Exercise, Queued | None]
 MOST_QUERIES = 10_000
 INTERRUPTED = 130
 
@@ -54,6 +61,9 @@ def demo(
         int | None, typer.Option(min=0, help="Repeats the same worksheets; else drawn anew.")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Calls at the same time.")] = 8,
+    jobs: Annotated[
+        bool, typer.Option("--jobs", help="Also queue them as jobs, and kill a runner midway.")
+    ] = False,
     as_object: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Start everything on free ports, route fresh worksheets, and print what it saved and what it cost.
@@ -65,21 +75,28 @@ def demo(
     [bold]headgate demo[/bold]
 
     [bold]headgate demo --queries 1000 --seed 7 --json > demo.json[/bold]
+
+    [bold]headgate demo --jobs[/bold]
     """
     state: State = context.obj
     chosen = random.SystemRandom().randrange(2**31) if seed is None else seed
     sheets = balanced(chosen, queries)
-    exercise = asyncio.run(_exercise(state, sheets, concurrency))
-    if exercise is None:
+    found = asyncio.run(_exercise(state, sheets, concurrency, jobs))
+    if found is None:
         raise typer.Exit(INTERRUPTED)
+    exercise, queued = found
     figures = compute(exercise, chosen)
     if as_object:
-        print(json.dumps(as_json(figures)))
-    else:
-        show(figures, Console())
+        beside = {} if queued is None else {"jobs": jobs_as_json(queued, exercise.routed_s, figures)}
+        print(json.dumps(as_json(figures) | beside))
+        return
+    console = Console()
+    show(figures, console)
+    if queued is not None:
+        show_jobs(queued, exercise.routed_s, figures, console)
 
 
-async def _exercise(state: State, sheets: list[Worksheet], concurrency: int) -> Exercise | None:
+async def _exercise(state: State, sheets: list[Worksheet], concurrency: int, jobs: bool) -> Found | None:
     """What was measured; None after Ctrl-C."""
     console = Console(stderr=True, highlight=False)
     log: deque[str] = deque(maxlen=200)
@@ -90,25 +107,36 @@ async def _exercise(state: State, sheets: list[Worksheet], concurrency: int) -> 
             console.print(log[-1], markup=False)
 
     environ = {name: value for name, value in state.environ.items() if not name.startswith(settings.PREFIX)}
-    stack = Stack(_config(), environ, say, worker_port=None)
-    return await interruptible(_run(stack, sheets, concurrency, console), stack.kill)
+    with TemporaryDirectory(prefix="headgate-") as keep:
+        # The demo's jobs are kept as a laptop's are, with an AOF, though not in the user's own folder.
+        stack = Stack(_config(jobs), environ | {"XDG_STATE_HOME": keep}, say, worker_port=None)
+        return await interruptible(_run(stack, sheets, concurrency, console), stack.kill)
 
 
-def _config() -> Loaded:
-    return settings.read(CONFIG, None, {})
+def _config(jobs: bool) -> Loaded:
+    return settings.read(CONFIG + (JOBS if jobs else ""), None, {})
 
 
-async def _run(stack: Stack, sheets: list[Worksheet], concurrency: int, console: Console) -> Exercise:
+async def _run(stack: Stack, sheets: list[Worksheet], concurrency: int, console: Console) -> Found:
     async with AsyncExitStack() as held:
         with console.status("starting a Valkey, the workers and a gateway …"):
             await held.enter_async_context(stack)
         client = await held.enter_async_context(AsyncClient(stack.addresses["listen"]))
         columns = (
-            TextColumn("answering worksheets"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
         progress = held.enter_context(Progress(*columns, console=console, transient=True))
-        bar = progress.add_task("", total=len(sheets) * (1 + len(OTHERS) + MODELS))
-        return await Exam(client, sheets, concurrency, lambda: progress.advance(bar), OTHERS).take()
+        bar = progress.add_task("answering worksheets", total=len(sheets) * (1 + len(OTHERS) + MODELS))
+        exercise = await Exam(client, sheets, concurrency, lambda: progress.advance(bar), OTHERS).take()
+        runner = next((child.pid for child in stack.children if child.name == "runner"), None)
+        if runner is None:
+            return exercise, None
+        progress.reset(bar, total=len(sheets), description="queued jobs")
+
+        def step(ended: int, what: str) -> None:
+            progress.update(bar, completed=ended, description=what)
+
+        return exercise, await Batch(client, sheets, runner, step).take()

@@ -40,6 +40,8 @@ class Exercise:
     """Calls that did not end well, those that report outcomes included: how often each thing happened."""
     others: Mapping[str, tuple[Marked, ...]] = field(default_factory=dict)
     """Of the other policies that were asked for, by name."""
+    routed_s: float = 0.0
+    """How long all of `routed` took together."""
 
 
 class Exam:
@@ -65,11 +67,13 @@ class Exam:
         """One run after the other, so that no latency contains another run's load; the policy's is first."""
         decision = await self._client.route(self._sheets[0].question, timeout_s=TIMEOUT_S)
         models = tuple(estimate.model for estimate in decision.estimates)
+        begun = time.perf_counter()
         routed = await self.answers("routed", {})
+        routed_s = time.perf_counter() - begun
         await asyncio.gather(*(self._report(mark.decision, mark.quality) for mark in routed if mark.decision))
         others = {name: await self.answers(name, options) for name, options in self._others.items()}
         pinned = {model: await self.answers(model, {"model": model}) for model in models}
-        return Exercise(models, routed, pinned, dict(self._failures), others)
+        return Exercise(models, routed, pinned, dict(self._failures), others, routed_s)
 
     async def answers(self, name: str, options: Options) -> tuple[Marked, ...]:
         """One run: every worksheet with these options, in the worksheets' order; failures go under `name`."""

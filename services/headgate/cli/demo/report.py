@@ -11,6 +11,7 @@ from rich.table import Table
 
 from headgate.cli.demo.exercise import ROUTED
 from headgate.cli.demo.figures import Figures, Interval, Promise, Row
+from headgate.cli.demo.queued import Queued
 from headgate.cli.words import certificate, percent, rounded
 from headgate.client import usd
 
@@ -47,6 +48,71 @@ def show(figures: Figures, console: Console) -> None:
     console.print(_table(figures))
     for line in _lines(figures):
         console.print(line, highlight=False, markup=False)
+
+
+def jobs_as_json(queued: Queued, interactive_s: float, figures: Figures) -> dict[str, Any]:
+    """One object, of the batch and of the same worksheets on the line; money as decimal dollars of all."""
+    return {
+        "jobs": queued.jobs,
+        "refused": queued.refused,
+        "states": dict(queued.states),
+        "lost": figures.queries - queued.refused - queued.jobs,
+        "killed_after": queued.killed_after,
+        "ran_again": queued.ran_again,
+        "seconds": queued.seconds,
+        "jobs_per_s": queued.jobs / queued.seconds,
+        "quality": queued.quality,
+        "cost_usd": float(usd(queued.cost_nanousd)),
+        "interactive": {
+            "seconds": interactive_s,
+            "per_s": figures.queries / interactive_s,
+            "quality": figures.headgate.quality,
+            "cost_usd": float(usd(figures.headgate.cost_nanousd)),
+        },
+    }
+
+
+def show_jobs(queued: Queued, interactive_s: float, figures: Figures, console: Console) -> None:
+    """Prints the batch beside the same worksheets on the line."""
+    title = f"The same {figures.queries} as queued jobs"
+    table = Table(
+        title=title, title_justify="left", box=box.HORIZONTALS, padding=(0, 1), collapse_padding=True
+    )
+    for heading in ("", "done", "failed", "dead", "seconds", "a second", "$ / 1,000", "quality"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    failed = sum(figures.failures.values())
+    line = (figures.queries - failed, failed, 0, interactive_s, figures.headgate.cost_nanousd)
+    states = [queued.states.get(state, 0) for state in ("done", "failed", "dead")]
+    table.add_row("on the line", *_job_cells(figures, figures.headgate.quality, *line))
+    table.add_row(
+        "queued",
+        *_job_cells(figures, queued.quality, *states, queued.seconds, queued.cost_nanousd),
+        style="bold",
+    )
+    console.print()
+    console.print(table)
+    console.print(_of_the_kill(queued, figures), highlight=False, markup=False)
+
+
+def _job_cells(
+    figures: Figures, quality: float, done: int, failed: int, dead: int, seconds: float, cost_nanousd: int
+) -> list[str]:
+    return [
+        *(f"{count}" for count in (done, failed, dead)),
+        f"{seconds:.1f}", f"{figures.queries / seconds:.1f}",
+        rounded(cost_nanousd * 1000 // figures.queries), f"{quality:.3f}",
+    ]  # fmt: skip
+
+
+def _of_the_kill(queued: Queued, figures: Figures) -> str:
+    lost = figures.queries - queued.refused - queued.jobs
+    if queued.killed_after is None:
+        return f"No runner was killed; lost {lost}."
+    again = "1 job" if queued.ran_again == 1 else f"{queued.ran_again} jobs"
+    return (
+        f"One of the runner's processes was killed (kill -9) when {queued.killed_after} had ended: "
+        f"{again} ran again, lost {lost}."
+    )
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from headgate.cli.demo.figures import NAMES as POLICIES
 from headgate.cli.demo.figures import Figures, Promise, Row
-from headgate.cli.demo.report import as_json, show
+from headgate.cli.demo.queued import Queued
+from headgate.cli.demo.report import as_json, jobs_as_json, show, show_jobs
 from headgate.client import Certificate
 
 CERTIFICATE = Certificate(
@@ -133,3 +134,28 @@ def test_the_words_below_the_table(figures):
     assert "at most 5 % of 300 requests lose quality against always using large" in text
     assert "Measured here on 190 covered: 2 % (95 % 1 % to 5 %)." in text
     assert "+0.190 (95 % +0.150 to +0.230, paired bootstrap). PGR 0.97." in text
+
+
+QUEUED = Queued(
+    states={"done": 197, "dead": 1}, refused=1, seconds=40.0, ran_again=2, killed_after=101, quality=0.88,
+    cost_nanousd=790_000,
+)  # fmt: skip
+
+
+def test_the_batch_stands_beside_the_same_worksheets_on_the_line(figures: Figures) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    show_jobs(QUEUED, 20.0, figures, console)
+    text = console.file.getvalue()
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert [line.split() for line in text.splitlines() if line.startswith(("  on", "  queued"))] == [
+        ["on", "the", "line", "200", "0", "0", "20.0", "10.0", "0.00400", "0.890"],
+        ["queued", "197", "0", "1", "40.0", "5.0", "0.00395", "0.880"],
+    ]
+    assert "when 101 had ended: 2 jobs ran again, lost 1." in " ".join(text.split())
+
+
+def test_the_batch_as_an_object_adds_up(figures: Figures) -> None:
+    data = json.loads(json.dumps(jobs_as_json(QUEUED, 20.0, figures)))
+    assert (data["jobs"], data["refused"], data["lost"], data["states"]) == (198, 1, 1, QUEUED.states)
+    assert (data["jobs_per_s"], data["interactive"]["per_s"]) == (4.95, 10.0)
+    assert data["cost_usd"] == pytest.approx(0.00079)
