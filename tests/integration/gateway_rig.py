@@ -232,7 +232,11 @@ class Stack:
         wait_for(comes_up, START_S, f"{name} to have its port again")
 
     def start_gateway(
-        self, name: str = "gateway", *extra: str, program: tuple[str, ...] = ("-m", "headgate.gateway")
+        self,
+        name: str = "gateway",
+        *extra: str,
+        program: tuple[str, ...] = ("-m", "headgate.gateway"),
+        environ: Mapping[str, str] | None = None,
     ) -> Process:
         """A gateway process on free ports."""
         free = "127.0.0.1:0"
@@ -248,7 +252,7 @@ class Stack:
         for model, address in self.places().items():
             command += ["--worker", f"{model}={address}"]
         command += ["--ready-file", str(self.directory / f"{name}.ready"), *extra]
-        return Process(command, self.directory, name, {"TEST_PEPPER": PEPPER})
+        return Process(command, self.directory, name, {"TEST_PEPPER": PEPPER, **(environ or {})})
 
     def journal(self, request_id: str) -> list[dict[str, Any]]:
         """What the workers noted about a request."""

@@ -11,12 +11,14 @@ import pytest
 
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import RedisJobs, State
+from headgate.cli import operate
 from headgate.gateway.admission import digest
-from headgate.v1 import jobs_pb2, jobs_pb2_grpc, router_pb2, types_pb2
+from headgate.v1 import admin_pb2, jobs_pb2, jobs_pb2_grpc, router_pb2, types_pb2
 from tests.integration.gateway_rig import (
     PEPPER,
     SECRETS,
     Stack,
+    Valkey,
     config,
     eventually,
     generate,
@@ -267,6 +269,33 @@ async def test_only_a_runner_s_word_makes_a_record_a_run_of_its_job(
 
     found = await eventually(runs, what="the records")
     assert [found[who] for who in calls] == [b"4", b"", b""]
+
+
+async def test_an_operator_is_told_that_jobs_would_not_outlive_their_redis(running: Stack) -> None:
+    async with grpc.aio.insecure_channel(running.addresses["admin"]) as channel:
+        status = await running.admin(channel).GetStatus(admin_pb2.GetStatusRequest())
+    (warning,) = status.warnings
+    assert warning.startswith(
+        "redis.url: this Redis keeps no AOF: jobs accepted since its last save are lost"
+    )
+    assert warning in running.gateway.log.read_text()
+    assert f"  warning: {warning}\n" in operate._in_words(status)
+
+
+@pytest.mark.parametrize(("setting", "what"), [("redis.url", "the ledger"), ("jobs.broker", "tasks of jobs")])
+async def test_a_gateway_takes_no_jobs_on_a_redis_that_may_evict_them(
+    running: Stack, tmp_path_factory: pytest.TempPathFactory, setting: str, what: str
+) -> None:
+    evicting = Valkey(tmp_path_factory.mktemp("evicting"))
+    evicting.client.config_set("maxmemory-policy", "allkeys-lru")
+    environ = {"HEADGATE_JOBS__BROKER": evicting.url} if setting == "jobs.broker" else {}
+    flags = ["--redis-url", evicting.url] if setting == "redis.url" else []
+    refused = running.start_gateway(setting, *flags, environ=environ)
+    assert not await asyncio.to_thread(refused.serves)
+    assert refused.popen.wait(20) == 1
+    (said,) = [line for line in refused.log.read_text().splitlines() if line.startswith("headgate gateway:")]
+    assert f"{setting}: this Redis may evict {what} (maxmemory-policy allkeys-lru)" in said
+    evicting.stop()
 
 
 async def test_a_redis_that_is_away_refuses_jobs_with_one_sentence(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from headgate.v1 import types_pb2 as headgate_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headgate/v1/admin.proto\x12\x0bheadgate.v1\x1a\x17headgate/v1/types.proto\"\x12\n\x10GetStatusRequest\"N\n\x0bModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\t\"\xe5\x02\n\x11GetStatusResponse\x12\x18\n\x10headgate_version\x18\x01 \x01(\t\x12(\n\x06models\x18\x02 \x03(\x0b\x32\x18.headgate.v1.ModelStatus\x12\x16\n\x0e\x62undle_version\x18\x03 \x01(\t\x12\x16\n\x0epolicy_version\x18\x04 \x01(\t\x12-\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0b\x32\x18.headgate.v1.Certificate\x12*\n\x08\x64\x65graded\x18\x06 \x03(\x0e\x32\x18.headgate.v1.Degradation\x12>\n\x08requests\x18\x07 \x03(\x0b\x32,.headgate.v1.GetStatusResponse.RequestsEntry\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x1a/\n\rRequestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x15\n\x13ReloadConfigRequest\"-\n\x14ReloadConfigResponse\x12\x15\n\rconfig_digest\x18\x01 \x01(\t\"\x15\n\x13ReloadBundleRequest\".\n\x14ReloadBundleResponse\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\t2\x84\x02\n\x0c\x41\x64minService\x12J\n\tGetStatus\x12\x1d.headgate.v1.GetStatusRequest\x1a\x1e.headgate.v1.GetStatusResponse\x12S\n\x0cReloadConfig\x12 .headgate.v1.ReloadConfigRequest\x1a!.headgate.v1.ReloadConfigResponse\x12S\n\x0cReloadBundle\x12 .headgate.v1.ReloadBundleRequest\x1a!.headgate.v1.ReloadBundleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headgate/v1/admin.proto\x12\x0bheadgate.v1\x1a\x17headgate/v1/types.proto\"\x12\n\x10GetStatusRequest\"N\n\x0bModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\t\"\xf7\x02\n\x11GetStatusResponse\x12\x18\n\x10headgate_version\x18\x01 \x01(\t\x12(\n\x06models\x18\x02 \x03(\x0b\x32\x18.headgate.v1.ModelStatus\x12\x16\n\x0e\x62undle_version\x18\x03 \x01(\t\x12\x16\n\x0epolicy_version\x18\x04 \x01(\t\x12-\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0b\x32\x18.headgate.v1.Certificate\x12*\n\x08\x64\x65graded\x18\x06 \x03(\x0e\x32\x18.headgate.v1.Degradation\x12>\n\x08requests\x18\x07 \x03(\x0b\x32,.headgate.v1.GetStatusResponse.RequestsEntry\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x10\n\x08warnings\x18\t \x03(\t\x1a/\n\rRequestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x15\n\x13ReloadConfigRequest\"-\n\x14ReloadConfigResponse\x12\x15\n\rconfig_digest\x18\x01 \x01(\t\"\x15\n\x13ReloadBundleRequest\".\n\x14ReloadBundleResponse\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\t2\x84\x02\n\x0c\x41\x64minService\x12J\n\tGetStatus\x12\x1d.headgate.v1.GetStatusRequest\x1a\x1e.headgate.v1.GetStatusResponse\x12S\n\x0cReloadConfig\x12 .headgate.v1.ReloadConfigRequest\x1a!.headgate.v1.ReloadConfigResponse\x12S\n\x0cReloadBundle\x12 .headgate.v1.ReloadBundleRequest\x1a!.headgate.v1.ReloadBundleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,17 +39,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSTATUS']._serialized_start=85
   _globals['_MODELSTATUS']._serialized_end=163
   _globals['_GETSTATUSRESPONSE']._serialized_start=166
-  _globals['_GETSTATUSRESPONSE']._serialized_end=523
-  _globals['_GETSTATUSRESPONSE_REQUESTSENTRY']._serialized_start=476
-  _globals['_GETSTATUSRESPONSE_REQUESTSENTRY']._serialized_end=523
-  _globals['_RELOADCONFIGREQUEST']._serialized_start=525
-  _globals['_RELOADCONFIGREQUEST']._serialized_end=546
-  _globals['_RELOADCONFIGRESPONSE']._serialized_start=548
-  _globals['_RELOADCONFIGRESPONSE']._serialized_end=593
-  _globals['_RELOADBUNDLEREQUEST']._serialized_start=595
-  _globals['_RELOADBUNDLEREQUEST']._serialized_end=616
-  _globals['_RELOADBUNDLERESPONSE']._serialized_start=618
-  _globals['_RELOADBUNDLERESPONSE']._serialized_end=664
-  _globals['_ADMINSERVICE']._serialized_start=667
-  _globals['_ADMINSERVICE']._serialized_end=927
+  _globals['_GETSTATUSRESPONSE']._serialized_end=541
+  _globals['_GETSTATUSRESPONSE_REQUESTSENTRY']._serialized_start=494
+  _globals['_GETSTATUSRESPONSE_REQUESTSENTRY']._serialized_end=541
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=543
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=564
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=566
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=611
+  _globals['_RELOADBUNDLEREQUEST']._serialized_start=613
+  _globals['_RELOADBUNDLEREQUEST']._serialized_end=634
+  _globals['_RELOADBUNDLERESPONSE']._serialized_start=636
+  _globals['_RELOADBUNDLERESPONSE']._serialized_end=682
+  _globals['_ADMINSERVICE']._serialized_start=685
+  _globals['_ADMINSERVICE']._serialized_end=945
 # @@protoc_insertion_point(module_scope)

@@ -91,6 +91,7 @@ class GetStatusResponse(google.protobuf.message.Message):
     DEGRADED_FIELD_NUMBER: builtins.int
     REQUESTS_FIELD_NUMBER: builtins.int
     DRAINING_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     headgate_version: builtins.str
     """The release of Headgate."""
     bundle_version: builtins.str
@@ -115,6 +116,10 @@ class GetStatusResponse(google.protobuf.message.Message):
     def requests(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
         """Requests since the start, by google.rpc.Code name."""
 
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What the operator should know of how the servers beside it are set up, as they were at the start: a sentence each."""
+
     def __init__(
         self,
         *,
@@ -126,9 +131,10 @@ class GetStatusResponse(google.protobuf.message.Message):
         degraded: collections.abc.Iterable[headgate.v1.types_pb2.Degradation.ValueType] | None = ...,
         requests: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         draining: builtins.bool = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["certificate", b"certificate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bundle_version", b"bundle_version", "certificate", b"certificate", "degraded", b"degraded", "draining", b"draining", "headgate_version", b"headgate_version", "models", b"models", "policy_version", b"policy_version", "requests", b"requests"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bundle_version", b"bundle_version", "certificate", b"certificate", "degraded", b"degraded", "draining", b"draining", "headgate_version", b"headgate_version", "models", b"models", "policy_version", b"policy_version", "requests", b"requests", "warnings", b"warnings"]) -> None: ...
 
 Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse
 

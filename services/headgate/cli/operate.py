@@ -101,6 +101,7 @@ def _in_words(status: admin_pb2.GetStatusResponse) -> str:
         f"  missing: {missing or 'nothing'}",
         f"  requests: {requests or 'none yet'}",
     ]
+    lines += [f"  warning: {sentence}" for sentence in status.warnings]
     for model in status.models:
         state = "serving" if model.serving else "NOT serving"
         lines.append(f"  {model.model} {state} at {model.worker} ({model.version or 'never reached'})")

@@ -17,7 +17,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from headgate.adapters import channels, validation
+from headgate.adapters import channels, job_servers, validation
 from headgate.adapters.breaker import Breaker
 from headgate.adapters.config import Config, PolicyConfig, TlsConfig
 from headgate.adapters.decoding import Decoding
@@ -120,6 +120,7 @@ class Gateway:
             Upgrades(self._desk) if self._desk else None,
         )  # fmt: skip
         self._draining = False
+        self._warnings: list[str] = []
         self._public = self._public_server()
         self._admin = self._admin_server()
 
@@ -138,6 +139,7 @@ class Gateway:
         }
         await self._bundles.load(self._sources.loaded.config.policy.bundle)
         await self._check_redis()
+        await self._check_job_servers()
         self._recorder.start()
         self._samples.start()
         self._watch_gauges()
@@ -168,6 +170,14 @@ class Gateway:
                 f"redis.url: this Redis may evict the ledger (maxmemory-policy {policy}); set its "
                 "maxmemory-policy to volatile-lru, or name a Redis that evicts only what expires"
             )
+
+    async def _check_job_servers(self) -> None:
+        """Raises ConfigError where one of them may evict a job; what else is to be said goes to `status`."""
+        records, broker = self._sources.redis_url, self._sources.broker_url
+        if self._jobs is not None and records and broker:
+            self._warnings = await job_servers.check(records, broker)
+        for sentence in self._warnings:
+            _LOG.warning(sentence)
 
     async def _warm_up(self) -> None:
         """Compiles the rules of requests and connects to Redis, so that no caller waits for either."""
@@ -217,7 +227,7 @@ class Gateway:
         """What is loaded and what is missing."""
         return status.report(
             self._workers, self._bundles.current, self._conductor.default_objective(), self._degradations(),
-            self._metrics, draining=self._draining,
+            self._metrics, self._warnings, draining=self._draining,
         )  # fmt: skip
 
     async def reload_config(self) -> str:

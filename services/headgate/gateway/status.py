@@ -22,6 +22,7 @@ def report(
     objective: Objective,
     missing: Sequence[str],
     metrics: Metrics,
+    warnings: Sequence[str] = (),
     *,
     draining: bool,
 ) -> Status:
@@ -36,6 +37,7 @@ def report(
         degraded=sorted(types_pb2.Degradation.Value(f"DEGRADATION_{name}") for name in names),
         requests=_by_code(metrics),
         draining=draining,
+        warnings=warnings,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from headgate.adapters import diagnosis, job_queue, logs, serving, settings
+from headgate.adapters import diagnosis, job_queue, job_servers, logs, serving, settings
 from headgate.adapters.config import Address, Config, of_process
 from headgate.adapters.job_brokers import resolved_broker
 from headgate.adapters.redis_client import connect, resolved_url
@@ -47,6 +47,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         config = _config(flags, environ)
         resolved = _resolved(config, flags, environ)
         logs.setup(config.log_level)
+        # In a loop of its own, which is gone before any fork.
+        for sentence in asyncio.run(job_servers.check(resolved.redis_url, resolved.broker_url)):
+            _LOG.warning(sentence)
         # Billiard tells there of every piece of memory it takes.
         logging.getLogger("multiprocessing").setLevel(logging.WARNING)
         if flags.program == "reconciler":

@@ -17,6 +17,8 @@ MEMORY = "128mb"
 """Some 100,000 records and as many short answers."""
 POLICY = "volatile-lru"
 """Cached answers, which expire, may be pushed out; the ledger, which does not, may not."""
+POLICY_OF_JOBS = "volatile-ttl"
+"""Jobs that have ended expire too, after days: cached answers, which do after an hour, go before them."""
 FIRST_PORT = 7379
 """Where the search for a port begins, if a port it must be."""
 
@@ -97,11 +99,12 @@ def _arguments(directory: Path, endpoint: Path | int, keep: Path | None) -> list
         where = ["--port", "0", "--unixsocket", str(endpoint), "--unixsocketperm", "700"]
     else:
         where = ["--port", str(endpoint), "--bind", "127.0.0.1"]
+    policy = POLICY_OF_JOBS if keep else POLICY
     log = ("--appendonly", "yes", "--appendfsync", "everysec") if keep else ("--appendonly", "no")
     return [
         *where,
         *("--dir", str(keep or directory), "--save", "", *log, "--daemonize", "no"),
-        *("--maxmemory", MEMORY, "--maxmemory-policy", POLICY, "--loglevel", "warning"),
+        *("--maxmemory", MEMORY, "--maxmemory-policy", policy, "--loglevel", "warning"),
     ]
 
 

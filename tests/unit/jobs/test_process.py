@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from headgate.jobs import process
+from tests.integration.gateway_rig import Valkey
 
 ON = {"HEADGATE_JOBS__ENABLED": "true", "HEADGATE_REDIS__URL": "redis://127.0.0.1:1"}
 
@@ -60,3 +61,17 @@ runpy.run_module("headgate.jobs", run_name="__main__")
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr == 'headgate jobs: celery is not installed; pip install "headgate[server,jobs]"\n'
+
+
+@pytest.mark.parametrize("program", ["runner", "reconciler"])
+def test_on_a_redis_that_may_evict_jobs_neither_starts(
+    program: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    evicting = Valkey(tmp_path)
+    evicting.client.config_set("maxmemory-policy", "allkeys-lru")
+    assert process.main([program], ON | {"HEADGATE_REDIS__URL": evicting.url}) == 1
+    evicting.stop()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"headgate jobs {program}: redis.url: this Redis may evict records of jobs")

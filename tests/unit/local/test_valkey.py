@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from headgate.adapters import redis_client
 from headgate.local import valkey
 from headgate.local.valkey import ValkeyMissingError, answers, find_binary, plan
 
@@ -89,3 +90,25 @@ def test_where_jobs_are_kept_the_server_writes_a_log_there(tmp_path: Path) -> No
     assert kept[kept.index("--appendonly") + 1] == "yes"
     assert kept[kept.index("--dir") + 1] == str(keep)
     assert plain[plain.index("--appendonly") + 1] == "no"
+
+
+async def test_where_jobs_are_kept_a_full_server_forgets_cached_answers_before_them(
+    short_directory: Path,
+) -> None:
+    keep = short_directory / "jobs"
+    keep.mkdir()
+    planned = plan(short_directory, keep=keep)
+    process = await serve((*planned.command, "--maxmemory", "8mb", "--maxmemory-samples", "64"))
+    client = redis_client.connect(planned.url, 5.0, 5.0)
+    try:
+        await until_it_answers(planned.endpoint)
+        for number in range(20):
+            await client.set(f"ended-job-{number}", bytes(1 << 14), ex=7 * 86_400)
+        while (await client.info("stats"))["evicted_keys"] < 50:
+            for number in range(20):
+                await client.set(f"answer-{number}-{os.urandom(4).hex()}", bytes(1 << 16), ex=3_600)
+        assert len(await client.keys("ended-job-*")) == 20
+    finally:
+        await client.aclose()
+        process.terminate()
+        await process.wait()
