@@ -51,6 +51,9 @@ class Broker(Protocol):
     def stop(self) -> None:
         """Ends the server."""
 
+    def die(self) -> None:
+        """Kills the server, and takes what it has kept."""
+
     def start(self) -> None:
         """Starts it again where it was, with what it has kept."""
 
@@ -82,6 +85,8 @@ class OnValkey:
     def stop(self) -> None:
         """Kills it."""
         self._server.stop()
+
+    die = stop
 
     def start(self) -> None:
         """Starts it, empty."""
@@ -269,8 +274,13 @@ class OnRabbitMQ:
         """Stops the whole node."""
         self.node.stop()
 
+    def die(self) -> None:
+        """Kills the node, and its disk is gone."""
+        self.node.kill()
+        self.node.lose_everything()
+
     def start(self) -> None:
-        """Starts the node, with its data."""
+        """Starts the node, with what data it has."""
         self.node.start()
 
     def pause(self) -> None:
