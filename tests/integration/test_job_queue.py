@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import amqp
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from headgate.adapters.job_brokers import DEAD, DELIVERIES, PUT_S
 from headgate.adapters.job_queue import CLASSES, JobQueue, queue_of
 from headgate.adapters.ports import SideRoomError
+from tests.faults.proxy import NO_FAULT, Fault, FaultProxy
 from tests.integration.brokers import CERTIFICATE, Broker, Node, OnRabbitMQ
 
 SLACK_S = 0.3
@@ -85,6 +87,21 @@ async def test_a_broker_that_is_frozen_or_away_holds_up_nobody_for_long(
         await usable(queue)
     await idle.put("acme", "after", "batch")
     idle.close()
+
+
+async def test_a_network_that_is_slow_or_swallows_everything_is_got_over(broker: Broker) -> None:
+    port = urlsplit(broker.url).port
+    async with FaultProxy(f"127.0.0.1:{port}") as proxy:
+        queue = JobQueue(broker.url.replace(f":{port}", f":{proxy.address.rpartition(':')[2]}"))
+        proxy.inject(Fault(latency_s=0.1))
+        await usable(queue)
+        for asked in (queue.put("acme", "lost", "batch"), queue.waiting("batch")):
+            proxy.inject(Fault(black_hole=True))
+            with at_most(PUT_S), pytest.raises(SideRoomError):
+                await asked
+            proxy.inject(NO_FAULT)
+            await usable(queue)
+        queue.close()
 
 
 async def test_a_rabbitmq_that_is_full_refuses_in_time_and_takes_again_later(rabbit: OnRabbitMQ) -> None:

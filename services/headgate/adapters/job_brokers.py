@@ -58,6 +58,8 @@ class Broker:
     """In kombu's spelling."""
     settings: Mapping[str, Any]
     """Of the app, beside those that are true of every broker."""
+    patience: Mapping[str, float]
+    """Options of the transport, for who puts tasks and has less of it than a runner."""
     queue: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the queues that tasks wait in."""
     dead: Mapping[str, Any] | None = None
@@ -123,7 +125,7 @@ def _redis(url: str) -> Broker:
 
         TRANSPORT_ALIASES[_OURS] = _TRANSPORT
         url = re.sub(r"([?&])db=", r"\1virtual_host=", f"{_OURS}+socket{url.removeprefix('unix')}")
-    return Broker(url, settings)
+    return Broker(url, settings, {"socket_timeout": PUT_S})
 
 
 def _rabbitmq(url: str) -> Broker:
@@ -158,7 +160,8 @@ def _rabbitmq(url: str) -> Broker:
     dead = {"x-queue-type": "quorum", "x-max-length": MOST_DEAD}
     # Without `mandatory` a task for a queue that is gone would be thrown away in silence.
     putting = {"mandatory": True, "timeout": PUT_S, "confirm_timeout": PUT_S}
-    return Broker(url, settings, queue, dead, putting)
+    patience = {"read_timeout": PUT_S, "write_timeout": PUT_S}
+    return Broker(url, settings, patience, queue, dead, putting)
 
 
 _NO_RETRIES: Final = {"max_retries": 0}

@@ -125,19 +125,16 @@ def waiting(connection: Any, job_class: str) -> int:
         return 0
 
 
-_PATIENCE: Final = {"read_timeout": PUT_S, "write_timeout": PUT_S}
-"""Of a submission; a runner has more."""
-
-
 class JobQueue:
     """Puts tasks into their queue, from asyncio."""
 
     def __init__(self, broker_url: str) -> None:
         self._app = make_app(broker_url)
-        self._putting = broker_of(broker_url).putting
+        broker = broker_of(broker_url)
+        self._putting = broker.putting
         # Celery blocks, and its connections belong to one thread.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job queue")
-        self._connection = self._app.connection_for_write(transport_options=_PATIENCE)
+        self._connection = self._app.connection_for_write(transport_options=dict(broker.patience))
         self._guard = Guard()
 
     async def put(self, tenant: str, name: str, job_class: str) -> None:
