@@ -25,3 +25,12 @@ def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     server = Valkey(tmp_path_factory.mktemp("broker"))
     yield OnValkey(server)
     server.stop()
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def elsewhere(request: pytest.FixtureRequest) -> Broker | None:
+    """A broker beside the Valkey of the records, and None: that one itself."""
+    if request.param == "rabbitmq":
+        vhost: Broker = request.getfixturevalue("rabbitmq").vhost()
+        return vhost
+    return None

@@ -101,6 +101,12 @@ async def test_a_network_that_is_slow_or_swallows_everything_is_got_over(broker:
                 await asked
             proxy.inject(NO_FAULT)
             await usable(queue)
+        proxy.to_client = Fault(latency_s=PUT_S + 0.3)
+        with pytest.raises(SideRoomError):
+            await queue.put("acme", "confirmed too late", "batch")
+        proxy.inject(Fault(black_hole=True))
+        with pytest.raises(SideRoomError):
+            await queue.put("acme", "not confirmed by another's word", "batch")
         queue.close()
 
 

@@ -16,8 +16,8 @@ ACME = key("acme")
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Iterator[JobStack]:
-    with job_stack(tmp_path_factory, broker) as one:
+def running(tmp_path_factory: pytest.TempPathFactory, elsewhere: Broker | None) -> Iterator[JobStack]:
+    with job_stack(tmp_path_factory, elsewhere) as one:
         one.start("runner")
         one.start("reconciler")
         yield one
