@@ -8,6 +8,7 @@ and its place: one that is lost, doubled, moved or foreign shows. A question beg
     stopped   one of small's first tokens has it, and 200 come after it
     held      small's draft goes on for ever, and nothing is wrong with it
     plain     as kept; the question's digits leave it to large without a draft
+    slow      as kept, and takes a quarter of a second
 
 The journal says when each chunk was written and when the call ended, by a clock that all processes share.
 """
@@ -34,6 +35,7 @@ LONG: Final[Mapping[str, float]] = {"stopped": 200, "held": inf}
 FAULTY: Final = {"doubted": TOKENS - 1, "stopped": 2}
 """Where they err."""
 GAP_S: Final = 0.002
+SLOW_S: Final = 0.01
 _FAULT: Final = "so 2 + 2 = 5, "
 _DIGITS: Final = "1234567890:"
 
@@ -87,10 +89,12 @@ class CountingWorker(ScriptedWorker):
         wrote: list[float],
     ) -> None:
         logprobs = [worker_pb2.Token(token_id=-1, logprob=-0.01)] if request.logprobs else []
-        for token in tokens(self.name, asked(request)):
+        text = asked(request)
+        gap_s = SLOW_S if text.startswith("slow:") else GAP_S
+        for token in tokens(self.name, text):
             wrote.append(monotonic())
             await context.write(worker_pb2.WorkerServiceGenerateResponse(text=token, tokens=logprobs))
-            await asyncio.sleep(GAP_S)
+            await asyncio.sleep(gap_s)
         usage = types_pb2.Usage(prompt_tokens=10, completion_tokens=len(wrote))
         stop = types_pb2.FINISH_REASON_STOP
         wrote.append(monotonic())

@@ -45,7 +45,7 @@ class Fleet:
         settings["tenants"] = {"acme": settings["tenants"]["acme"]}
         self._config.write_text(yaml.safe_dump(settings))
         self._valkey = Valkey(directory)
-        self._ports = {kind: [_free_port() for _ in range(PLACES)] for kind in KINDS}
+        self._ports = {kind: [free_port() for _ in range(PLACES)] for kind in KINDS}
         self._replicas: dict[str, dict[int, Process]] = {kind: {} for kind in KINDS}
 
     def start(self) -> None:
@@ -114,7 +114,7 @@ def _in_use(process: Process, port: int) -> bool:
     return any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port for one in connections)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """One that no client's connection is ever given, so that it is still free after a restart."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
