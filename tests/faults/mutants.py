@@ -67,6 +67,10 @@ _WAITED = """\
             nobody = asyncio.create_task(asyncio.sleep(0))
             await asyncio.wait({*self._shadow._tasks, nobody}, timeout=0.5)
 """
+_SUBMITTED = "request.batch_id, request.within_s or WITHIN_S)\n"
+_HELD = """\
+  if state == 'running' and tonumber(redis.call('HGET', job, 'lease') or 0) > now then return 'held' end
+"""
 _FORGOTTEN = "        self.text.clear()\n"
 _JOURNEY = "        journey = Journey.of(arrival, query, deliver, watch)\n        code"
 
@@ -236,5 +240,36 @@ MUTANTS = (
         {"gateway/shadow.py": {"self.settings.budget_nanousd": "1 << 60"}},
         "../integration/test_shadow.py::test_a_spent_budget_ends_the_samples_and_not_the_answers",
         "KeyError: 'budget'",
+    ),
+    Mutant(
+        "a run that lost its lease ends the job all the same",
+        {"adapters/job_scripts/end.lua": {"if not held(fence) then return 0 end\n": ""}},
+        "../integration/test_job_records.py::test_a_run_that_lost_its_lease_writes_nothing",
+        "[False, False, True, False]",
+    ),
+    Mutant(
+        "a job is taken from a runner that holds it",
+        {"adapters/job_scripts/claim.lua": {_HELD: ""}},
+        "../integration/test_job_records.py::test_of_many_runners_one_gets_the_job",
+        "Left contains 2 more items",
+    ),
+    Mutant(
+        "the reconciler never looks",
+        {"jobs/reconciler.py": {"await self._records.due(AT_ONCE)": "list[tuple[str, str, str]]()"}},
+        "../integration/test_jobs_runner.py::test_a_broker_that_forgot_everything_costs_no_job[valkey]",
+        "in vain for forgotten to end",
+    ),
+    Mutant(
+        "the queue is told of a job before its record is written",
+        {"gateway/job_desk.py": {_SUBMITTED: f"{_SUBMITTED}        await self._enqueue(one)\n"}},
+        "../integration/test_job_service.py::test_the_record_is_there_before_the_queue_is_told",
+        "a runner would find no job",
+    ),
+    Mutant(
+        "a job that is run again is charged again",
+        {"adapters/ledger.py": {"self.lost[lost.record_id] = lost.cost_nanousd": "pass"}},
+        "../integration/test_jobs_runner.py"
+        "::test_a_runner_that_is_killed_in_the_middle_costs_a_run_and_no_job[valkey]",
+        "too many values to unpack",
     ),
 )

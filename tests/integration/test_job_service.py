@@ -13,6 +13,7 @@ from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import RedisJobs, State
 from headgate.cli import operate
 from headgate.gateway.admission import digest
+from headgate.gateway.job_desk import JobDesk
 from headgate.v1 import admin_pb2, jobs_pb2, jobs_pb2_grpc, router_pb2, types_pb2
 from tests.integration.gateway_rig import (
     PEPPER,
@@ -85,6 +86,18 @@ async def test_a_job_is_accepted_once_and_kept_until_it_is_answered(
     done = (await desk.GetJob(jobs_pb2.GetJobRequest(job_id="one"), metadata=ACME)).job
     assert (done.state, text_of(done.answer)) == (jobs_pb2.JOB_STATE_DONE, "it is so")
     assert done.HasField("end_time")
+
+
+async def test_the_record_is_there_before_the_queue_is_told(records: RedisJobs) -> None:
+    class Looks:
+        async def put(self, tenant: str, name: str, job_class: str) -> None:
+            record = await records.read(tenant, name)
+            assert record is not None, "a runner would find no job"
+            seen.append((record.name, record.state, job_class))
+
+    seen: list[tuple[str, State, str]] = []
+    await JobDesk(records, Looks(), b"").submit("acme", asked("in order"))
+    assert seen == [("in order", State.QUEUED, "batch")]
 
 
 async def test_a_tenant_sees_its_own_jobs_only(desk: jobs_pb2_grpc.JobServiceStub) -> None:
