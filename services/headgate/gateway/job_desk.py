@@ -272,5 +272,6 @@ def _why(record: Record) -> status_pb2.Status:
         return status_map.to_status(
             status_map.DeadlineError("the job's time was over before it was answered")
         )
-    message = f"given up: its runner was lost {record.runs} times"
+    times = "once" if record.runs == 1 else f"{record.runs} times"
+    message = f"given up: its runner was lost {times}"
     return status_map.status(grpc.StatusCode.ABORTED, "JOB_DEAD", message)
