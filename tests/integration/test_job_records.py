@@ -179,7 +179,7 @@ async def test_a_full_server_refuses_whole_steps_and_no_half_ones(
     await full()
     before = await contents(client)
     for step in (
-        jobs.submit(submission("new")), jobs.claim("acme", "waits"), jobs.replay("acme", "dead"),
+        jobs.submit(submission("new")), jobs.claim("acme", "waits"), jobs.replay("acme", "dead", time.time() + 60, "ticket"),
     ):  # fmt: skip
         with pytest.raises(SideRoomError, match="OutOfMemory"):
             await step
@@ -285,9 +285,9 @@ async def test_a_dead_job_is_replayed_as_if_it_had_never_run_and_only_once(clien
     record = await jobs.read("acme", "j-1")
     assert record is not None
     assert (record.state, record.error) == (State.DEAD, b"no worker")
-    assert sorted(await asyncio.gather(*(jobs.replay("acme", "j-1") for _ in range(5)))) == [False] * 4 + [
-        True
-    ]
+    assert sorted(
+        await asyncio.gather(*(jobs.replay("acme", "j-1", time.time() + 60, "another") for _ in range(5)))
+    ) == [False] * 4 + [True]
     assert await jobs.names("acme", 0, 10, dead=True) == []
     assert (await claimed(jobs)).runs == 1
 
@@ -364,7 +364,7 @@ async def test_the_line_tells_how_many_wait_and_for_how_long_and_what_was_given_
     assert back.oldest_s["batch"] >= line.oldest_s["batch"], "it waits since it came"
     assert await jobs.claim("acme", "first") is None
     assert await jobs.line(("batch",)) == Line(1, {"batch": 0}, {"batch": 0})
-    assert await jobs.replay("acme", "first")
+    assert await jobs.replay("acme", "first", time.time() + 60, "ticket")
     again = await jobs.line(("batch",))
     assert (again.dead, again.waiting["batch"]) == (0, 1)
     assert again.oldest_s["batch"] < younger.oldest_s["batch"], "it waits since it was replayed"

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from headgate.adapters.job_hours import Hours
 from headgate.adapters.redis_jobs import RedisJobs, State, Terms
 from headgate.adapters.status_map import InvalidRequestError
+from headgate.gateway import tickets
 from headgate.gateway.job_desk import JobDesk
 from headgate.jobs.reconciler import Reconciler
 from headgate.v1 import jobs_pb2
@@ -174,3 +175,18 @@ async def test_what_could_never_run_is_refused(client: Redis, fields: dict[str, 
     desk = JobDesk(RedisJobs(client, closed(3600)), Heard(), b"")
     with pytest.raises(InvalidRequestError, match=field):
         await desk.submit("acme", asked(**fields))
+
+
+async def test_the_time_that_a_job_lay_dead_does_not_count(client: Redis) -> None:
+    jobs = RedisJobs(client, replace(SHORT, most_runs=1))
+    desk, expires = JobDesk(jobs, Heard(), b"pepper"), time.time() + 1.0
+    await jobs.submit(submission(expires=expires))
+    await jobs.put_back(await claimed(jobs), b"", 0)
+    assert await jobs.claim("acme", "j-1") is None
+    while time.time() < expires:
+        await asyncio.sleep(0.05)
+    job = await desk.replay("acme", "j-1")
+    assert job.state == jobs_pb2.JOB_STATE_QUEUED
+    lease = await claimed(jobs)
+    assert 0 < lease.left_s < 1
+    assert tickets.read(b"pepper", lease.ticket, time.time() - 1).job == "j-1"

@@ -141,7 +141,7 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReplayDeadJob(self, request, context):
-        """Queues a dead job again, as if it had never run. Any other job stays as it is.
+        """Queues a dead job again, as if it had never run; the time that it lay dead does not count. Any other job stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -259,7 +259,7 @@ class JobServiceStub(typing.Generic[_JobServiceSubmitJobType, _JobServiceSubmitJ
     """Jobs that were given up, with the reason, the newest first."""
 
     ReplayDeadJob: _JobServiceReplayDeadJobType
-    """Queues a dead job again, as if it had never run. Any other job stays as it is."""
+    """Queues a dead job again, as if it had never run; the time that it lay dead does not count. Any other job stays as it is."""
 
 JobServiceAsyncStub: typing_extensions.TypeAlias = JobServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -370,6 +370,6 @@ class JobServiceServicer(metaclass=abc.ABCMeta):
         request: headgate.v1.jobs_pb2.ReplayDeadJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[headgate.v1.jobs_pb2.ReplayDeadJobResponse, collections.abc.Awaitable[headgate.v1.jobs_pb2.ReplayDeadJobResponse]]:
-        """Queues a dead job again, as if it had never run. Any other job stays as it is."""
+        """Queues a dead job again, as if it had never run; the time that it lay dead does not count. Any other job stays as it is."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -248,11 +248,12 @@ class RedisJobs:
         keep = _ms(self.terms.keep_s)
         return self._noted(await self._run("cancel", self._keys(tenant, name), tenant, name, keep))
 
-    async def replay(self, tenant: str, name: str) -> bool:
-        """Queues a dead job again; whether it was one."""
-        return bool(
-            await self._run("replay", self._keys(tenant, name), tenant, name, _ms(self.terms.grace_s))
-        )
+    async def replay(self, tenant: str, name: str, expires: float, ticket: str) -> bool:
+        """Queues a dead job again, until `expires` (POSIX seconds) and with another ticket; whether it was
+        one."""
+        told = await self._run("replay", self._keys(tenant, name), tenant, name, _ms(self.terms.grace_s),
+                               _ms(expires), ticket)  # fmt: skip
+        return bool(told)
 
     async def claim(self, tenant: str, name: str, fence: str = "") -> Lease | None:
         """The right to run the job, or None: it has ended, another run holds it, or it was given up now.

@@ -153,9 +153,11 @@ class JobDesk:
         return await self.job(tenant, name)
 
     async def replay(self, tenant: str, name: str) -> jobs_pb2.Job:
-        """Queues it again if it is dead. Raises JobUnknownError."""
+        """Queues it again if it is dead: the time that it lay so does not count. Raises JobUnknownError."""
         record = await self._record(tenant, name)
-        if await self._asked(self._jobs.replay(tenant, name)):
+        expires = record.expires + time.time() - record.ended
+        ticket = tickets.sign(self._pepper, tenant, name, expires)
+        if await self._asked(self._jobs.replay(tenant, name, expires, ticket)):
             again = Submission(tenant, name, b"", b"", record.job_class, "", 0.0, "")
             await self._enqueue(again)
         return await self.job(tenant, name)

@@ -1,6 +1,6 @@
-local tenant, name, grace = unpack(ARGV)
+local tenant, name, grace, expires, ticket = unpack(ARGV)
 if redis.call('HGET', job, 'state') ~= 'dead' then return 0 end
-redis.call('HSET', job, 'state', 'queued', 'runs', 0)
+redis.call('HSET', job, 'state', 'queued', 'runs', 0, 'expires', expires, 'ticket', ticket)
 redis.call('HDEL', job, 'ended', 'error', 'why', 'begins')
 redis.call('PERSIST', job)
 redis.call('PERSIST', events)
