@@ -179,8 +179,10 @@ async def test_a_full_server_refuses_whole_steps_and_no_half_ones(
     await full()
     before = await contents(client)
     for step in (
-        jobs.submit(submission("new")), jobs.claim("acme", "waits"), jobs.replay("acme", "dead", time.time() + 60, "ticket"),
-    ):  # fmt: skip
+        jobs.submit(submission("new")),
+        jobs.claim("acme", "waits"),
+        jobs.replay("acme", "dead", time.time() + 60, "ticket"),
+    ):
         with pytest.raises(SideRoomError, match="OutOfMemory"):
             await step
     assert await contents(client) == before
