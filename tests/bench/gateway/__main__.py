@@ -3,6 +3,7 @@
 stage    starts the processes and keeps them apart     echo     what the gateway is measured against
 load     sends calls and streams                       measure  who is measured under which load
 writing  streams of workers that write fast: what watching a draft costs, and what the way through does
+queued   jobs beside a bare Celery app, and interactive calls beside jobs
 figures  what is kept, and statistics                  targets  what must be reached
 profile  where the time goes                           page     writes it down
 """

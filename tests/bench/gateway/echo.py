@@ -1,7 +1,8 @@
 """What the gateway is measured against and in front of: `python -m tests.bench.gateway.echo ROLE READY_FILE …`.
 
     worker                  answers at once: as a bare echo, and as the WorkerService of small and of large;
-                            "write 64 …" is answered with so many tokens, each in a message of its own
+                            "write 64 …" is answered with so many tokens, each in a message of its own,
+                            and "pause 50 …" after so many milliseconds
     router --worker ADDR    the bare chain's middle: hands bytes on and does nothing else
 
 Both run on plain asyncio, or on uvloop with `--uvloop`. Where they listen stands in READY_FILE.
@@ -31,6 +32,7 @@ ANSWER: Final = "A 0 ms answer of 120 bytes, as short as many answers are: " + 6
 TOKENS: Final = 64
 TOKEN: Final = b" token"
 WRITE: Final = "write"
+PAUSE: Final = "pause"
 PRICES: Final = {"small": 1_000_000_000, "large": 8_000_000_000}
 """Nano-dollars a million tokens."""
 _FREE: Final = "127.0.0.1:0"
@@ -70,6 +72,8 @@ class Model(worker_pb2_grpc.WorkerServiceServicer):
         if verb == WRITE:
             await self._write(int(number), request.logprobs, context)
         else:
+            if verb == PAUSE:
+                await asyncio.sleep(int(number) / 1000)
             await context.write(self._answer)
 
     async def _write(self, count: int, logprobs: bool, context: Context[Any, Any]) -> None:

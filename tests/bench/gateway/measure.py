@@ -18,7 +18,7 @@ from headgate.router.decide import decide
 from headgate.router.types import Objective, Query
 from headgate.v1 import router_pb2, types_pb2
 from tests.bench import certificate
-from tests.bench.gateway import echo, load, writing
+from tests.bench.gateway import echo, load, queued, writing
 from tests.bench.gateway.figures import Run, percentile
 from tests.bench.gateway.load import Generator, Streamed, Target
 from tests.bench.gateway.stage import RECORDED, SIDES, UNDER_TEST, Server, Stage, pinned
@@ -89,6 +89,8 @@ def _round(stage: Stage, plan: Plan, order: Random) -> Iterator[tuple[str, str, 
         for side in _shuffled(SIDES, order):
             yield side, name, _unary(stage, plan, target(stage, side), side, calls, concurrency)
     yield from writing.rounds(stage, plan.streams, order)
+    count = max(4, plan.calls // 15)
+    yield from queued.rounds(stage, queued.Plan(count, count, plan.calls // 6, plan.generator), order)
     long = target(stage, "gateway", LONG)
     yield "gateway", "c16 long", _unary(stage, plan, long, "gateway", plan.calls, 16)
     for name, count, concurrency in (("1 stream", plan.streams // 4, 1), ("8 streams", plan.streams, 8)):

@@ -26,6 +26,10 @@ where nothing else is said. Workers answer in 0 ms, so that nothing but the way 
 The server under test has a core of its own; load generator, workers and Valkey share the other. Sides take turns
 within each round, in an order that the seed draws. **Trust the ratios; milliseconds and rates are this machine's, on
 that day.** CPU time is that of the router process alone, all threads.
+
+Queued work (from row 16 on) stands beside a bare Celery app with its default settings on the same Valkey: `echo` is a task
+that does nothing, `ask` one that makes the call of the gateway that a job runner makes. A queued round trip is SubmitJob, a
+runner's StreamGenerate, and WatchJob to the end: three calls of the gateway, and a record that outlives all of them.
 """
 HEAD: Final = ("row", "what", "must", "best possible", "reached: median (least to largest)", "met",
                "beside uvloop")  # fmt: skip

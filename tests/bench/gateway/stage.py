@@ -5,6 +5,7 @@ uvloop    the same on uvloop
 gateway   generator ─▶ headgate.gateway ─▶ the bare chain's worker, posing as the shipped pair
 cached    the same with the answer cache on
 watched   and held, unread, worker: see writing
+queued    callers ─▶ headgate.gateway ─▶ records, queue ─▶ headgate.jobs runner ─▶ the same gateway: see queued
 real      generator ─▶ headgate.gateway ─▶ headgate.worker, replaying recorded answers
 """
 
@@ -23,6 +24,7 @@ from typing import Any, Final
 import psutil
 import yaml
 
+from headgate.gateway.admission import digest
 from tests.bench.gateway import echo, writing
 from tests.bench.gateway.load import Metadata
 from tests.integration import gateway_rig
@@ -33,6 +35,12 @@ UNDER_TEST, BESIDE = 0, 1
 _CORES: Final = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
 """Those that this process was given; none where the system does not say."""
 FREE: Final = "127.0.0.1:0"
+RUNNER_SECRET: Final = "secret-of-runners"
+SECRETS: Final = {"TEST_PEPPER": PEPPER, "RUNNER_KEY": f"runner.{RUNNER_SECRET}"}
+JOBS: Final = {
+    "enabled": True, "runner_key": "env:RUNNER_KEY", "metrics_listen": FREE,
+    "key": {"id": "runner", "hmac_sha256": digest(PEPPER.encode(), RUNNER_SECRET).hex()},
+}  # fmt: skip
 SIDES: Final = ("bare", "uvloop", "gateway", "cached")
 """What answers unary calls."""
 RECORDED: Final = "".join(f"token{number:02d} " for number in range(echo.TOKENS))
@@ -78,6 +86,7 @@ class Stage:
         recorded.write_text(_record(query))
         self._config("gateway", _config(cache=False))
         self._config("cached", _config(cache=True))
+        self._config("queued", _config() | {"jobs": JOBS})
         self._config("real", _config(pool=_replaying(recorded)))
         for side in writing.DRAFTING_SIDES:
             made = self.folder / f"{side}.bundle"
@@ -92,7 +101,7 @@ class Stage:
         self._workers = {name: self._worker[name] for name in echo.PRICES}
         self.servers |= {"bare": self._router("bare"), "uvloop": self._router("uvloop", "--uvloop")}
         self.servers["worker"] = Server(psutil.Process(worker.popen.pid), self._worker["large"])
-        self.servers |= {name: self.gateway(name, name) for name in ("gateway", "cached")}
+        self.servers |= {name: self.gateway(name, name) for name in ("gateway", "cached", "queued")}
         self.servers |= {name: self.gateway(name, name) for name in writing.DRAFTING_SIDES}
         self._workers = {name: child.addresses()["listen"] for name, child in real.items()}
         self.servers["real"] = self.gateway("real", "real")
@@ -111,10 +120,32 @@ class Stage:
         for model, address in self._workers.items():
             command += ["--worker", f"{model}={address}"]
         with pinned(UNDER_TEST):
-            child = self._child(name, command, {"TEST_PEPPER": PEPPER})
+            child = self._child(name, command, SECRETS)
         found = child.addresses()
         process = psutil.Process(child.popen.pid)
         return Server(process, found["listen"], gateway_rig.key("acme"), found["metrics"])
+
+    @property
+    def broker_url(self) -> str:
+        """Of the bare Celery app: the same server, another database."""
+        return f"{self._valkey.url}/1"
+
+    def runner(self, name: str, gateway: Server, concurrency: int) -> Process:
+        """A job runner that takes jobs."""
+        command = [sys.executable, "-m", "headgate.jobs", "runner", "--config", str(self._file("queued")),
+                   "--redis-url", self._valkey.url, "--gateway", gateway.address, "--metrics-listen", FREE,
+                   "--concurrency", str(concurrency), "--ready-file", str(self._ready(name))]  # fmt: skip
+        with pinned(UNDER_TEST):
+            child = self._child(name, command, SECRETS)
+        child.addresses()
+        return child
+
+    def celery(self, name: str, concurrency: int) -> Process:
+        """The bare Celery app's worker; it says nowhere that it is ready."""
+        command = [sys.executable, "-m", "celery", "-A", "tests.bench.gateway.bare_celery", "worker",
+                   "--concurrency", str(concurrency), "--loglevel", "WARNING"]  # fmt: skip
+        with pinned(UNDER_TEST):
+            return self._child(name, command, {"BENCH_BROKER": self.broker_url})
 
     def end(self, server: Server) -> None:
         """Ends one of its servers early."""

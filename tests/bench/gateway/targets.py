@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from tests.bench.gateway.figures import Formula, Target, alone, beside, more, ratio, within
+from tests.bench.gateway.queued import ALONE, BESIDE_BATCH, PAUSES_MS, ROUND_TRIP, many
+from tests.bench.gateway.queued import CONCURRENCIES as SIZES
 from tests.bench.gateway.writing import CONCURRENCIES, DRAFTED, loaded
 
 
@@ -17,6 +19,23 @@ def _decision(tokens: int, load: str) -> Formula:
 def _hit() -> Formula:
     return lambda found, _base: found["cached", "c1"]["p50_ms"] / found["gateway", "c1"]["p50_ms"]
 
+
+QUEUED: Final = (
+    Target("16", "p50 of a queued round trip / of a bare Celery echo", 1.3, 1.0,
+           beside("p50_ms", ROUND_TRIP, "queued", "echo")),
+    Target("16", "p99 of the same", 1.3, 1.0, beside("p99_ms", ROUND_TRIP, "queued", "echo")),
+    Target("16", "p50 of a queued round trip / of a bare Celery task that makes the runner's call", 1.3, 1.0,
+           beside("p50_ms", ROUND_TRIP, "queued", "ask")),
+    *(Target("17", f"jobs a second / of a bare Celery app that makes the runner's call, {many(size, pause_ms)}",
+             0.8, 1.0, beside("per_s", many(size, pause_ms), "queued", "ask"), "higher")
+      for size in SIZES for pause_ms in PAUSES_MS),
+    *(Target("18", f"PSS of a busy runner of {size} / of a bare Celery worker of {size}", 1.5, 1.0,
+             beside("busy_pss_mb", many(size, PAUSES_MS[-1]), "queued", "ask")) for size in SIZES),
+    Target("19", "p50 of Generate beside a batch line, two at once / alone", 1.1, 1.0,
+           lambda found, _base: found["queued", BESIDE_BATCH]["p50_ms"] / found["queued", ALONE]["p50_ms"]),
+    Target("19", "p99 of the same", 1.1, 1.0,
+           lambda found, _base: found["queued", BESIDE_BATCH]["p99_ms"] / found["queued", ALONE]["p99_ms"]),
+)  # fmt: skip
 
 TARGETS: Final = (
     Target("1", "p50 at concurrency 1, gateway / bare chain", 1.6, 1.3, ratio("p50_ms", "c1"),
@@ -41,7 +60,8 @@ TARGETS: Final = (
            beside("cpu_us", DRAFTED, "watched", "unread")),
     Target("14", "what watching adds to a token of such a draft", 100, 25, more("cpu_us", DRAFTED, "watched", "held"),
            unit=" µs"),
-    *(Target("15", f"tokens a second through the gateway / from the worker alone, {many} streams of 64 messages",
-             0.5, 1.0, beside("tokens_per_s", loaded(many), "gateway", "worker"), "higher")
-      for many in CONCURRENCIES),
+    *(Target("15", f"tokens a second through the gateway / from the worker alone, {streams} streams of 64 messages",
+             0.5, 1.0, beside("tokens_per_s", loaded(streams), "gateway", "worker"), "higher")
+      for streams in CONCURRENCIES),
+    *QUEUED,
 )  # fmt: skip

@@ -12,6 +12,8 @@ from tests.bench.gateway.__main__ import main
 from tests.bench.gateway.figures import Run, Target, percentile, ratio, spread
 from tests.bench.gateway.measure import LONG, SHORT
 from tests.bench.gateway.page import Origin
+from tests.bench.gateway.queued import ALONE, BESIDE_BATCH, PAUSES_MS, QUEUED_SIDES, ROUND_TRIP, many
+from tests.bench.gateway.queued import CONCURRENCIES as SIZES
 from tests.bench.gateway.targets import TARGETS
 from tests.bench.gateway.writing import CONCURRENCIES, DRAFTED, DRAFTING_SIDES, WRITTEN_SIDES, loaded
 
@@ -38,8 +40,25 @@ def runs(times: float) -> list[Run]:
                 "worker": 1.0,
             }.items():
                 made.append(Run(number, side, load_name, {"cpu_us": 50 * cost, "tokens_per_s": 1000 / cost}))
+        made += _of_jobs(number, slower)
         made.append(Run(number, "gateway", "decide", {"decide_17_us": 50.0, "decide_62_us": 90.0}))
         made.append(Run(number, "gateway", "start", {"start_s": 0.5, "import_s": 0.25, "pss_mb": 90.0}))
+    return made
+
+
+def _of_jobs(number: int, cost: float) -> list[Run]:
+    trips = {"queued": 2 * cost, "echo": 1.0, "ask": cost}
+    made = [
+        Run(number, side, ROUND_TRIP, {"p50_ms": took, "p99_ms": 2 * took}) for side, took in trips.items()
+    ]
+    made += [
+        Run(number, side, many(size, pause_ms), {"per_s": 100 / took, "busy_pss_mb": 100 * took})
+        for side, took in (("queued", 1.25), ("ask", 1.0)) for size in SIZES for pause_ms in PAUSES_MS
+    ]  # fmt: skip
+    made += [
+        Run(number, "queued", load, {"p50_ms": took, "p99_ms": took})
+        for load, took in ((ALONE, 1.0), (BESIDE_BATCH, 1.05))
+    ]
     return made
 
 
@@ -69,6 +88,13 @@ def test_ratios_are_taken_within_a_round() -> None:
 def test_sides_are_held_beside_each_other_within_a_round() -> None:
     row = [target for target in TARGETS if target.row == "14"]
     assert [target.reached(runs(1.0)).median for target in row] == pytest.approx([1.2, 20.0])
+
+
+def test_queued_work_is_held_beside_the_bare_app_that_does_the_same() -> None:
+    reached = [
+        target.reached(runs(1.0)).median for target in TARGETS if target.row in ("16", "17", "18", "19")
+    ]
+    assert reached == pytest.approx([2.5, 2.5, 2.0, *[0.8] * 4, *[1.25] * 2, 1.05, 1.05])
 
 
 def test_what_must_be_larger_is_missed_when_it_is_smaller() -> None:
@@ -146,10 +172,12 @@ def test_the_benchmark_runs_from_end_to_end(tmp_path: Path) -> None:
     assert main([*small, "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "bench.json").read_text())
     sides = {run["side"] for run in found["runs"]}
-    assert sides == {"bare", "uvloop", "gateway", "cached", "real", *DRAFTING_SIDES, *WRITTEN_SIDES}
+    assert sides == {
+        "bare", "uvloop", "gateway", "cached", "real", *DRAFTING_SIDES, *WRITTEN_SIDES, *QUEUED_SIDES
+    }  # fmt: skip
     assert all(run.get("failed", 0) == 0 for run in found["runs"])
     page = (tmp_path / "bench.md").read_text()
-    assert [page.count(f"\n| {row} | ") for row in (12, 14, 15)] == [2, 2, 3]
+    assert [page.count(f"\n| {row} | ") for row in (12, 14, 15, 16, 17, 18, 19)] == [2, 2, 3, 3, 4, 2, 2]
 
 
 def test_queries_have_the_length_that_the_targets_speak_of() -> None:

@@ -82,13 +82,10 @@ def show_jobs(queued: Queued, interactive_s: float, figures: Figures, console: C
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     failed = sum(figures.failures.values())
     line = (figures.queries - failed, failed, 0, interactive_s, figures.headgate.cost_nanousd)
-    done, failed, dead = (queued.states.get(state, 0) for state in ("done", "failed", "dead"))
+    done, gone, dead = (queued.states.get(state, 0) for state in ("done", "failed", "dead"))
+    batch = (done, gone, dead, queued.seconds, queued.cost_nanousd)
     table.add_row("on the line", *_job_cells(figures, figures.headgate.quality, *line))
-    table.add_row(
-        "queued",
-        *_job_cells(figures, queued.quality, done, failed, dead, queued.seconds, queued.cost_nanousd),
-        style="bold",
-    )
+    table.add_row("queued", *_job_cells(figures, queued.quality, *batch), style="bold")
     console.print()
     console.print(table)
     console.print(_of_the_kill(queued, figures), highlight=False, markup=False)
