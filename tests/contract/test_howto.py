@@ -59,6 +59,18 @@ def test_the_guide_s_table_of_metrics_is_the_code_s() -> None:
     }
 
 
+def test_the_guide_s_alerts_ask_for_metrics_and_labels_that_there_are() -> None:
+    (groups,) = (
+        found["groups"]
+        for found in map(yaml.safe_load, _blocks("docs/howto/operate.md", "yaml"))
+        if "groups" in found
+    )
+    rules = [rule["expr"] for group in groups for rule in group["rules"]]
+    asked = [one for rule in rules for one in re.findall(r"(headgate_\w+)(?:{(\w+)=)?", rule)]
+    assert len(asked) >= len(rules) > 0
+    assert [one for one in asked if one[1] and one[1] not in NAMES[one[0]][1]] == []
+
+
 @pytest.mark.parametrize("command", ["train", "certify", "evaluate"])
 def test_the_flags_of_the_guide_exist(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""Interactive calls never meet Celery: without jobs it is not even loaded, with them a thread beside calls it."""
+"""Interactive calls never meet Celery: without jobs it is not loaded, with them a thread beside calls it."""
 
 from __future__ import annotations
 

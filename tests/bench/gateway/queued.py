@@ -79,7 +79,7 @@ def rounds(stage: Stage, plan: Plan, order: Random) -> Iterator[tuple[str, str, 
 
 
 class Pair:
-    """A job runner and a bare Celery worker of the same size, and one who asks both."""
+    """A job runner and a bare Celery app of the same size, and one who asks both."""
 
     def __init__(self, stage: Stage, concurrency: int) -> None:
         self._stage = stage

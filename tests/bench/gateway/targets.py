@@ -29,7 +29,7 @@ QUEUED: Final = (
     *(Target("17", f"jobs a second / of a bare Celery app that makes the runner's call, {many(size, pause_ms)}",
              0.8, 1.0, beside("per_s", many(size, pause_ms), "queued", "ask"), "higher")
       for size in SIZES for pause_ms in PAUSES_MS),
-    *(Target("18", f"PSS of a busy runner of {size} / of a bare Celery worker of {size}", 1.5, 1.0,
+    *(Target("18", f"PSS of a busy runner of {size} / of a bare Celery app of {size}", 1.5, 1.0,
              beside("busy_pss_mb", many(size, PAUSES_MS[-1]), "queued", "ask")) for size in SIZES),
     Target("19", "p50 of Generate beside a batch line, two at once / alone", 1.1, 1.0,
            lambda found, _base: found["queued", BESIDE_BATCH]["p50_ms"] / found["queued", ALONE]["p50_ms"]),
