@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from headgate.adapters.job_brokers import PUT_S
+from headgate.adapters.job_brokers import DEAD, PUT_S
+from headgate.adapters.job_queue import CLASSES, queue_of
 from headgate.adapters.redis_jobs import State
 from headgate.v1 import jobs_pb2, jobs_pb2_grpc
 from tests.integration.brokers import Broker, Node, OnRabbitMQ
@@ -46,19 +47,22 @@ async def submitted(stack: JobStack, name: str) -> float:
 
 async def test_a_broker_that_stops_and_starts_costs_no_job_and_no_submission(jobs: Jobs) -> None:
     stack, broker = jobs.stack, jobs.stack.broker
-    await jobs.submit("under-way", LONG)
-    await jobs.running("under-way")
+    full = ("under-way-0", "under-way-1")
+    for name in full:
+        await jobs.submit(name, LONG)
+        await jobs.running(name)
     await asyncio.to_thread(broker.stop)
     took = [await submitted(stack, f"between-{number}") for number in range(5)]
     assert max(took) <= PUT_S + 0.5
-    assert text_of(answer_of(await jobs.ended("under-way"))) == "still " * 60, "it needs no broker"
+    for name in full:
+        assert text_of(answer_of(await jobs.ended(name))) == "still " * 60, "it needs no broker"
     await asyncio.to_thread(broker.start)
     await submitted(stack, "after")
     for name in ("after", *(f"between-{number}" for number in range(5))):
         assert text_of(answer_of(await jobs.ended(name))) == f"small: word {name}"
         assert stack.events(name).count("begun") == 1
-    assert (await jobs.record("under-way")).runs == 1
-    assert stack.events("under-way").count("begun") == 1
+    for name in full:
+        assert ((await jobs.record(name)).runs, stack.events(name).count("begun")) == (1, 1)
     assert all(one.popen.poll() is None for one in stack.started), "the runner takes jobs again by itself"
 
 
@@ -126,11 +130,10 @@ async def test_a_runner_takes_as_many_tasks_as_it_has_places_and_leaves_no_queue
         return sorted(text.splitlines())
 
     runner = rabbit.start("runner")
-    assert await listed("list_queues", "name", "type") == [
-        "headgate-batch\tquorum", "headgate-dead-tasks\tquorum", "headgate-interactive\tquorum",
-    ]  # fmt: skip
+    mine = sorted(queue_of(one) for one in CLASSES)
+    assert await listed("list_queues", "name", "type") == [f"{one}\tquorum" for one in sorted([*mine, DEAD])]
     consumers = ("list_consumers", "queue_name", "ack_required", "prefetch_count")
-    assert await listed(*consumers) == ["headgate-batch\ttrue\t2", "headgate-interactive\ttrue\t2"]
+    assert await listed(*consumers) == [f"{one}\ttrue\t2" for one in mine]
     assert runner.stop() == 0
     assert await listed(*consumers) == []
     assert "delayed" not in runner.log.read_text(), "it has no right to what Celery wants for delays"

@@ -115,6 +115,8 @@ def _redis(url: str) -> Broker:
         "broker_transport_options": options,
         # A task that waits behind a long one is better off with another runner.
         "worker_disable_prefetch": True,
+        # One that is full or read-only says so with such an error, and is one that is away.
+        "broker_channel_error_retry": True,
     }
     if url.startswith("rediss://"):
         # Kombu's own default is to believe any certificate.
@@ -142,6 +144,8 @@ def _rabbitmq(url: str) -> Broker:
         # Of each class a runner is given as many tasks as it has places: a quorum queue counts for each
         # consumer by itself, and Celery must not ask it for more.
         "worker_detect_quorum_queues": True,
+        # What it refuses, such as a login or a queue of another kind, it refuses again: the runner ends.
+        "broker_channel_error_retry": False,
     }
     if url.startswith("amqps://"):
         # py-amqp's own default is to believe any name.

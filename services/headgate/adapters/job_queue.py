@@ -104,8 +104,6 @@ _SETTINGS: Final[dict[str, Any]] = {
     "broker_connection_retry": True,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": RETRIES,
-    # A broker that is full or read-only says so with such an error, and is one that is away.
-    "broker_channel_error_retry": True,
     "broker_pool_limit": 1,
     "broker_connection_timeout": PUT_S,
     "task_publish_retry": False,
