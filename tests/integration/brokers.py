@@ -32,10 +32,9 @@ VHOSTS: Final = 16
 _SCRIPTS: Final = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/lib/rabbitmq/sbin"), Path("/usr/local/sbin"))
 """Where the scripts lie that run as whoever calls them: Debian's on the path become another user first."""
 _USER: Final = "headgate"
-_OF_THE_DEFAULT_EXCHANGE: Final = r"amq\.default"
-_RIGHTS: Final = {
+RIGHTS: Final = {
     "configure": "^headgate-",
-    "write": rf"^(headgate-.*|{_OF_THE_DEFAULT_EXCHANGE})$",
+    "write": r"^(headgate-.*|amq\.default)$",
     "read": "^headgate-",
 }
 """What docs/howto/queue-work.md tells operators to grant, and nothing more."""
@@ -186,7 +185,7 @@ class Node:
         return run.stdout
 
     def _definitions(self) -> dict[str, Any]:
-        rights = [{"user": _USER, "vhost": one, **_RIGHTS} for one in self._free]
+        rights = [{"user": _USER, "vhost": one, **RIGHTS} for one in self._free]
         return {
             "users": [{"name": _USER, "password": self._password, "tags": []}],
             "vhosts": [{"name": one} for one in self._free],

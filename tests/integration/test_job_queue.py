@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import amqp
@@ -15,7 +16,7 @@ from headgate.adapters.job_brokers import DEAD, DELIVERIES, PUT_S
 from headgate.adapters.job_queue import CLASSES, JobQueue, queue_of
 from headgate.adapters.ports import SideRoomError
 from tests.faults.proxy import NO_FAULT, Fault, FaultProxy
-from tests.integration.brokers import CERTIFICATE, Broker, Node, OnRabbitMQ
+from tests.integration.brokers import CERTIFICATE, RIGHTS, Broker, Node, OnRabbitMQ
 
 SLACK_S = 0.3
 """Of two busy cores."""
@@ -198,3 +199,8 @@ async def test_rabbitmq_behind_tls_must_show_the_certificate_of_its_name(
             with pytest.raises(SideRoomError):
                 await queue.put("acme", "j-1", "batch")
         queue.close()
+
+
+def test_operators_are_told_to_grant_what_these_tests_have() -> None:
+    page = (Path(__file__).parents[2] / "docs/howto/queue-work.md").read_text()
+    assert " ".join(f"'{RIGHTS[one]}'" for one in ("configure", "write", "read")) in page
