@@ -13,7 +13,7 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from headgate.adapters.job_queue import JobQueue
+from headgate.adapters.job_queue import TASK, JobQueue, make_app, queue_of
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import ENDED, Happening, Record, RedisJobs, State, Submission, Terms
 from headgate.adapters.redis_rooms import LEDGER_STREAM
@@ -57,11 +57,11 @@ class JobStack(Stack):
         self.broker: Broker = broker or OnValkey(self.valkey)
         self.started: list[Process] = []
 
-    def start(self, program: str, *extra: str, **environ: str) -> Process:
+    def start(self, program: str, *extra: str, module: str = "headgate.jobs", **environ: str) -> Process:
         """A runner or a reconciler that is ready."""
         name = f"{program}-{len(self.started)}"
         command = [
-            sys.executable, "-m", "headgate.jobs", program, "--config", str(self.config_file),
+            sys.executable, "-m", module, program, "--config", str(self.config_file),
             "--redis-url", self.valkey.url, "--ready-file", str(self.directory / f"{name}.ready"), *extra,
         ]  # fmt: skip
         if program == "runner":
@@ -171,6 +171,30 @@ def kill(runner: Process) -> None:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     runner.popen.wait(20)
+
+
+def put_rubbish(broker: Broker) -> int:
+    """Into the queue: tasks with wrong arguments, of an unknown name, unreadable, and what is no task. Returns
+    how many of them are none at all."""
+    app = make_app(broker.url)
+    with app.connection_for_write() as connection:
+        for arguments in (
+            (),
+            ("acme",),
+            ("acme", "j-1", "of a later one"),
+            (1, {"a": 2}),
+            ("acme", "unknown"),
+        ):
+            app.send_task(TASK, args=arguments, queue=queue_of("batch"), connection=connection)
+        app.send_task("headgate.unheard-of", queue=queue_of("batch"), connection=connection)
+        producer = connection.Producer()
+        for body, kind in ((b"\xff\x00", "application/x-python-serialize"), (b"{", "application/json")):
+            producer.publish(
+                body, routing_key=queue_of("batch"), content_type=kind, content_encoding="binary",
+                headers={"task": TASK, "id": "rubbish"},
+            )  # fmt: skip
+        producer.publish({"no": "task"}, routing_key=queue_of("batch"))
+    return 4 + broker.put_rubbish()
 
 
 def answer_of(record: Record) -> router_pb2.GenerateResponse:

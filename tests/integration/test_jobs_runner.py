@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from headgate.adapters.job_queue import TASK, make_app, queue_of
 from headgate.adapters.ledger import Fold
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import State
@@ -25,6 +24,7 @@ from tests.integration.job_rig import (
     event_of,
     job_stack,
     kill,
+    put_rubbish,
     until,
 )
 
@@ -106,8 +106,7 @@ async def test_what_is_no_task_of_ours_neither_stops_a_runner_nor_comes_again(
 ) -> None:
     before = {one.pid for one in children(runner)}
     broker = jobs.stack.broker
-    refused = await asyncio.to_thread(_put_rubbish, broker.url)
-    refused += await asyncio.to_thread(broker.put_rubbish)
+    refused = await asyncio.to_thread(put_rubbish, broker)
     await jobs.submit("after-rubbish", "fine")
     assert text_of(answer_of(await jobs.ended("after-rubbish"))) == "small: fine"
 
@@ -119,29 +118,6 @@ async def test_what_is_no_task_of_ours_neither_stops_a_runner_nor_comes_again(
     await until(nothing_is_left, 30, "the rubbish to be gone")
     assert {one.pid for one in children(runner)} == before
     assert runner.popen.poll() is None
-
-
-def _put_rubbish(url: str) -> int:
-    """Messages that a client of Celery or kombu could have put; how many of them are no tasks at all."""
-    app = make_app(url)
-    with app.connection_for_write() as broker:
-        for arguments in (
-            (),
-            ("acme",),
-            ("acme", "j-1", "of a later one"),
-            (1, {"a": 2}),
-            ("acme", "unknown"),
-        ):
-            app.send_task(TASK, args=arguments, queue=queue_of("batch"), connection=broker)
-        app.send_task("headgate.unheard-of", queue=queue_of("batch"), connection=broker)
-        producer = broker.Producer()
-        for body, kind in ((b"\xff\x00", "application/x-python-serialize"), (b"{", "application/json")):
-            producer.publish(
-                body, routing_key=queue_of("batch"), content_type=kind, content_encoding="binary",
-                headers={"task": TASK, "id": "rubbish"},
-            )  # fmt: skip
-        producer.publish({"no": "task"}, routing_key=queue_of("batch"))
-    return 4
 
 
 async def test_a_runner_that_is_killed_in_the_middle_costs_a_run_and_no_job(jobs: Jobs) -> None:

@@ -2,6 +2,7 @@
 
 app         the Celery app of a runner and its one task
 parent      the process that takes tasks and hands them to its children
+pool        those children, and how one that died is replaced
 runner      one run: from the right to run a job to what became of it
 heard       what the gateway's stream said of an answer, and what its failure means
 relay       events on their way into the job's stream

@@ -8,8 +8,10 @@ the parent to all of them: when its end is closed, be it that the parent died, t
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +30,9 @@ from headgate.jobs.runner import JobRunner
 
 REPLY_S = 2.0
 """A record that is written late is better than a run for nothing."""
+STILL_S = 10.0
+"""A process whose loop stands still for so long, or for the time of a lease if that is longer, has lost its
+job: it ends, and its place is free long before Celery's own limit. Where it stood goes to stderr."""
 _ROUTER = "headgate.v1.RouterService"
 _LOG = structlog.get_logger("headgate.jobs")
 
@@ -57,14 +62,17 @@ class Child:
     def run(self, tenant: str, name: str) -> None:
         """Runs one job. A record that cannot be read is no failure of the task: it is queued again."""
         try:
-            self._loop.run(self._runner.run(tenant, name, self._leave))
+            self._loop.run(self._watched(self._runner.run(tenant, name, self._leave)))
         except SideRoomError as error:
             _LOG.warning("job left to the reconciler", tenant=tenant, job=name, why=str(error))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     async def _begin(self, settings: Settings, home: int, note: Note) -> None:
         jobs = RedisJobs(connect(settings.redis_url, REPLY_S, REPLY_S), settings.terms, note=note)
         channel = channels.channel(settings.gateway, health_service=_ROUTER, credentials=_tls(settings))
         self._runner = JobRunner(jobs, channel, settings.key, note=note)
+        self._still_s = max(STILL_S, settings.terms.lease_s)
         self._leave = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -73,6 +81,19 @@ class Child:
             self._leave.set()
 
         loop.add_reader(home, sent_home)
+
+    async def _watched(self, run: Coroutine[Any, Any, None]) -> None:
+        beating = asyncio.create_task(self._beat())
+        try:
+            await run
+        finally:
+            beating.cancel()
+
+    async def _beat(self) -> None:
+        """The watch needs no Python to run: what holds the interpreter is ended as well."""
+        while True:
+            faulthandler.dump_traceback_later(self._still_s, exit=True)
+            await asyncio.sleep(self._still_s / 4)
 
 
 class Whistle:
@@ -99,6 +120,9 @@ def build(settings: Settings, whistle: Whistle, note: Note) -> celery.Celery:
 
     @app.task(name=job_queue.TASK)  # type: ignore[untyped-decorator]
     def run(tenant: str, name: str) -> None:
+        if not (isinstance(tenant, str) and isinstance(name, str)):
+            _LOG.warning("dropped a task that names no job")
+            return
         here["child"].run(tenant, name)
 
     def begin(**_: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -19,6 +20,7 @@ from headgate.adapters import job_queue, serving
 from headgate.adapters.telemetry import RunnerMetrics
 from headgate.jobs import app
 from headgate.jobs.hearing import LOOK_S, Hearing
+from headgate.jobs.pool import Pool
 from headgate.jobs.tally import Tally
 
 STUCK_S: Final = 10.0
@@ -56,7 +58,7 @@ class Parent:
         # It warns root of pickles, which are not taken.
         warnings.filterwarnings("ignore", module="celery.platforms")
         worker = self._app.Worker(
-            hostname=f"headgate-{os.getpid()}@runner", pool="prefork", concurrency=self._places, quiet=True,
+            hostname=f"headgate-{os.getpid()}@runner", pool=Pool, concurrency=self._places, quiet=True,
             queues=[job_queue.queue_of(one) for one in self._classes],
             without_gossip=True, without_mingle=True, without_heartbeat=True,
         )  # fmt: skip
@@ -74,6 +76,8 @@ class Parent:
     def _ready(self, **_: Any) -> None:
         # Celery has just asked to be warned of tasks that go on while the broker is away. They are meant to.
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+        # Celery collects garbage before each fork, and what is here now is none.
+        gc.freeze()
         threading.Thread(target=self._listen, name="hearing", daemon=True).start()
         threading.Thread(
             target=self._tally.listen, args=(self._metrics.note,), name="tally", daemon=True

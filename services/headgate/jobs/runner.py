@@ -93,6 +93,8 @@ class JobRunner:
         fence = new_fence()
         lease = await self._held_out(lambda: self._jobs.claim(tenant, name, fence), leave)
         if lease is None:
+            # It has ended, is being run or was given up now; or there is no such job.
+            _LOG.info("nothing to run", tenant=tenant, job=name)
             return
         ending = await self._ending(lease, leave)
         written = ending is not None and await self._held_out(partial(self._written, lease, ending))

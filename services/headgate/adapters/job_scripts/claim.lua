@@ -53,6 +53,7 @@ if not held(fence) then
     redis.call('HSET', job, 'account', account, 'reserved', dearest)
   end
   redis.call('HSET', job, 'state', 'running', 'fence', fence, 'parts', 0)
+  redis.call('HDEL', job, 'why')
   out_of_line(member)
   tell('running')
 end
