@@ -55,6 +55,10 @@ class JobFleet:
         self.processes: dict[str, Process] = {}
         self.down: set[str] = set()
         """Who was struck and is not well again."""
+        self.struck = 0.0
+        """When somebody was struck last, in POSIX seconds."""
+        self.away: list[tuple[float, float]] = []
+        """Since when and until when the broker was, in POSIX seconds."""
         self.restarted: list[str] = []
         """Who ended by itself, and was started again."""
         self.orphans: list[psutil.Process] = []

@@ -209,11 +209,12 @@ def _written(one: Event) -> tuple[str, str | bytes]:
     return one.event_id, part.SerializeToString(deterministic=True)
 
 
-def recoveries(jobs: Sequence[Job]) -> list[float]:
+def recoveries(jobs: Sequence[Job], away: Sequence[tuple[float, float]] = ()) -> list[float]:
     """Seconds from the last sign of life of each run that was lost to the beginning of the next one.
 
     A run is lost whose runner was killed or frozen: another begins, and nobody had put the job back. The
-    runner may have lived on after that sign, so no figure is too small.
+    runner may have lived on after that sign, so no figure is too small. While the broker was `away`, from and
+    to in POSIX seconds, nobody could be told of the job, and the clock stands.
     """
     found = []
     for job in jobs:
@@ -221,5 +222,9 @@ def recoveries(jobs: Sequence[Job]) -> list[float]:
         for before, one in zip(job.events, job.events[1:], strict=False):
             running = before.state is State.RUNNING or (running and before.state is None)
             if running and one.state is State.RUNNING:
-                found.append(one.at - before.at)
+                found.append(one.at - before.at - sum(_overlap(before.at, one.at, *gap) for gap in away))
     return found
+
+
+def _overlap(begin: float, end: float, since: float, until: float) -> float:
+    return max(0.0, min(end, until) - max(begin, since))

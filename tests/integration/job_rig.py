@@ -174,8 +174,8 @@ def kill(runner: Process) -> None:
 
 
 def put_rubbish(broker: Broker) -> int:
-    """Into the queue: tasks with wrong arguments, of an unknown name, unreadable, and what is no task. Returns
-    how many of them are none at all."""
+    """Into the queue: tasks with wrong arguments, of an unknown name, unreadable, or none. Returns
+    how many are none at all."""
     app = make_app(broker.url)
     with app.connection_for_write() as connection:
         for arguments in (
