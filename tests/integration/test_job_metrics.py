@@ -41,9 +41,10 @@ async def test_every_job_and_every_run_is_counted_once(jobs: Jobs, stack: JobSta
         desk = jobs_pb2_grpc.JobServiceStub(channel)
         for number in range(6):
             await desk.SubmitJob(asked(f"plain-{number}", "word"), metadata=ACME)
+        await desk.SubmitJob(asked("hopeless", "to nobody", model="nobody"), metadata=ACME)
+        # The last one of its class: when its runner is killed, no other process is about to begin a run.
         await desk.SubmitJob(asked("killed", {"say": ["late "], "times": 60, "gap_s": 0.05}), metadata=ACME)
         await desk.SubmitJob(asked("unwanted", ENDLESS, job_class=1), metadata=ACME)
-        await desk.SubmitJob(asked("hopeless", "to nobody", model="nobody"), metadata=ACME)
         await desk.SubmitJob(asked("plain-0", "word"), metadata=ACME)
         told = [one async for one in desk.SubmitJobs(_two_bad_ones(), metadata=ACME)]
         assert [one.WhichOneof("outcome") for one in told] == ["error"] * 2
