@@ -67,11 +67,17 @@ _WAITED = """\
             nobody = asyncio.create_task(asyncio.sleep(0))
             await asyncio.wait({*self._shadow._tasks, nobody}, timeout=0.5)
 """
-_SUBMITTED = "request.batch_id, request.within_s or WITHIN_S)\n"
+_SUBMITTED = "request.batch_id, expires, begins=begins)\n"
 _HELD = """\
   if state == 'running' and tonumber(redis.call('HGET', job, 'lease') or 0) > now then return 'held' end
 """
 _FORGOTTEN = "        self.text.clear()\n"
+_WATCH_OVER = """\
+                    job = _wire(await self._record(tenant, name))
+                    yield jobs_pb2.WatchJobResponse(event_id=after, job=job)
+                    return
+"""
+_RECORDS = "../integration/test_job_records.py::"
 _JOURNEY = "        journey = Journey.of(arrival, query, deliver, watch)\n        code"
 
 MUTANTS = (
@@ -271,5 +277,30 @@ MUTANTS = (
         "../integration/test_jobs_runner.py"
         "::test_a_runner_that_is_killed_in_the_middle_costs_a_run_and_no_job[valkey]",
         "too many values to unpack",
+    ),
+    Mutant(
+        "a watch ends without its job's end",
+        {"gateway/job_desk.py": {_WATCH_OVER: "                    return\n"}},
+        "../integration/test_job_service.py"
+        "::test_a_watcher_of_a_job_whose_events_are_gone_is_told_how_it_ended",
+        "not enough values to unpack",
+    ),
+    Mutant(
+        "events of a job whose reply got lost are there twice",
+        {"adapters/job_scripts/append.lua": {"7 + parts - first": "7"}},
+        f"{_RECORDS}test_a_write_that_is_made_again_is_there_once_in_whatever_order_it_comes",
+        "assert [<State.QUEUE",
+    ),
+    Mutant(
+        "a run's fence is a count",
+        {"adapters/redis_jobs.py": {"secrets.token_hex(8)": '"1"'}},
+        f"{_RECORDS}test_a_run_that_a_server_forgot_is_not_taken_for_the_next_one",
+        "assert not True",
+    ),
+    Mutant(
+        "the death of a runner's process is noticed in Celery's own time",
+        {"jobs/parent.py": {"pool=Pool": 'pool="prefork"'}},
+        "test_job_poison.py::test_a_process_that_is_killed_is_replaced_at_once",
+        ") < 4.0",
     ),
 )

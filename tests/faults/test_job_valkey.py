@@ -102,8 +102,9 @@ async def test_no_job_is_lost_and_who_cannot_be_served_is_told(
                 router.looked(under_way, end),
             )
         healed = monotonic()
-        text, runs = await watching
-        ends = [await _watched(client, name) for name in told.accepted]
+        async with asyncio.timeout(3 * HEALED_S):
+            text, runs = await watching
+            ends = [await _watched(client, name) for name in told.accepted]
         healed_s = monotonic() - healed
     again = await router.submitted_again(told.refused)
     failures = [sample.result for sample in (*healthy, *samples) if sample.result]
