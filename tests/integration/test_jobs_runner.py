@@ -11,11 +11,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from headgate.adapters.ledger import Fold
-from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import State
 from headgate.v1 import router_pb2
-from tests.integration.brokers import Broker, OnRabbitMQ, OnValkey
-from tests.integration.gateway_rig import Process, Valkey, eventually, text_of
+from tests.integration.brokers import Broker, OnRabbitMQ
+from tests.integration.gateway_rig import Process, eventually, text_of
 from tests.integration.job_rig import (
     Jobs,
     JobStack,
@@ -189,38 +188,6 @@ async def test_no_log_of_a_runner_holds_a_query_or_a_key(jobs: Jobs, runner: Pro
         text = one.log.read_text()
         assert "canary" not in text
         assert "Traceback (most" not in text, text
-
-
-async def test_a_broker_that_comes_back_empty_is_taken_from_again(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    broker = Valkey(tmp_path_factory.mktemp("broker"))
-    with job_stack(tmp_path_factory, OnValkey(broker)) as alone:
-        jobs = Jobs(alone)
-        runner = alone.start("runner")
-        alone.start("reconciler")
-        await jobs.submit("before", "one")
-        assert text_of(answer_of(await jobs.ended("before"))) == "small: one"
-        broker.stop()
-        await jobs.submit("between", "two", queue=False)
-        with pytest.raises(SideRoomError):
-            await jobs.queue.put("acme", "between", "batch")
-        broker.start()
-        assert text_of(answer_of(await jobs.ended("between"))) == "small: two"
-        for name in ("taken-0", "taken-1"):
-            await jobs.submit(name, {"say": ["long "], "times": 20, "gap_s": 0.05})
-        for name in ("taken-0", "taken-1"):
-            await jobs.running(name)
-        broker.stop()
-        for name in ("taken-0", "taken-1"):
-            await jobs.ended(name)
-        broker.start()
-        await jobs.submit("after", "three", queue=False)
-        # A runner that kept both places would be found to be deaf, and end, after half a minute.
-        assert text_of(answer_of(await jobs.ended("after", 15))) == "small: three"
-        assert runner.popen.poll() is None
-        await jobs.close()
-    broker.stop()
 
 
 def test_logs_are_lines_of_json(runner: Process) -> None:
