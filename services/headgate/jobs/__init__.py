@@ -7,6 +7,7 @@ runner      one run: from the right to run a job to what became of it
 heard       what the gateway's stream said of an answer, and what its failure means
 relay       events on their way into the job's stream
 hearing     whether a runner still takes tasks
+tally       what children count, told to their parent
 reconciler  queues again what makes no progress
 process     the command line of both
 """
