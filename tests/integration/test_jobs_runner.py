@@ -96,7 +96,8 @@ async def test_a_cancelled_job_ends_at_its_worker_at_once(jobs: Jobs, runner: Pr
 
 async def test_a_broker_that_forgot_everything_costs_no_job(jobs: Jobs, runner: Process) -> None:
     await jobs.submit("forgotten", "still here", queue=False)
-    await asyncio.to_thread(jobs.stack.broker.forget)
+    for _ in range(3):
+        await asyncio.to_thread(jobs.stack.broker.forget)
     assert text_of(answer_of(await jobs.ended("forgotten", 20))) == "small: still here"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
+from amqp import NotFound
 from celery.worker import consumer
 from kombu.exceptions import KombuError
 
@@ -26,6 +27,11 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         """The parts that it starts: not the one that makes twenty-eight queues for tasks that are put off."""
 
         default_steps = tuple(one for one in consumer.Consumer.Blueprint.default_steps if one != _DELAYS)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # Of a queue that went between being made and being read: it is made again.
+        self.connection_errors: tuple[type[Exception], ...] = (*self.conninfo.connection_errors, NotFound)
 
     def create_task_handler(self, *arguments: Any, **named: Any) -> Callable[[Any], None]:
         """What is done with a message."""
