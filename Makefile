@@ -85,7 +85,7 @@ pairs: $(VENV)/test.stamp ## Tell eight pairs of real models fold by fold, and w
 speculative: $(VENV)/test.stamp ## Measure speculative decoding of the built-in pair, and write docs/reference/speculative.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.speculative
 
-chaos: $(VENV)/test.stamp ## Try every promise in its long form (half an hour), and write docs/reference/reliability.md
+chaos: $(VENV)/test.stamp ## Try every promise in its long form (three quarters of an hour), and write docs/reference/reliability.md
 	$(BIN)/python -m pytest --long -o faulthandler_timeout=0 $(LONG) tests/faults --ignore tests/faults/test_soak.py --ignore tests/faults/test_mutants.py; \
 	  status=$$?; $(BIN)/python -m tests.faults.page && exit $$status
 
