@@ -209,21 +209,45 @@ def _written(one: Event) -> tuple[str, str | bytes]:
     return one.event_id, part.SerializeToString(deterministic=True)
 
 
-def recoveries(jobs: Sequence[Job], away: Sequence[tuple[float, float]] = ()) -> list[float]:
-    """Seconds from the last sign of life of each run that was lost to the beginning of the next one.
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """From the last sign of life of a run that was lost to the beginning of the next one, in seconds.
 
     A run is lost whose runner was killed or frozen: another begins, and nobody had put the job back. The
-    runner may have lived on after that sign, so no figure is too small. While the broker was `away`, from and
-    to in POSIX seconds, nobody could be told of the job, and the clock stands.
+    runner may have lived on after that sign, so no figure is too small.
     """
+
+    whole: float
+    away: float
+    """Of it, how long the broker was away: nobody could be told of the job."""
+    line: float
+    """Of it, how long it took to begin every job that was in line when the lease was over."""
+
+    @property
+    def own(self) -> float:
+        """What remains."""
+        return self.whole - min(self.whole, self.away + self.line)
+
+
+def recoveries(jobs: Sequence[Job], away: Sequence[tuple[float, float]], lease_s: float) -> list[Recovery]:
+    """Of all runs that were lost. `away` is from when to when the broker was, in POSIX seconds."""
+    waits = [(job.events[0].at, _begun(job)) for job in jobs if _begun(job)]
     found = []
     for job in jobs:
         running = False
         for before, one in zip(job.events, job.events[1:], strict=False):
             running = before.state is State.RUNNING or (running and before.state is None)
             if running and one.state is State.RUNNING:
-                found.append(one.at - before.at - sum(_overlap(before.at, one.at, *gap) for gap in away))
+                gone = sum(_overlap(before.at, one.at, *gap) for gap in away)
+                over = before.at + lease_s
+                line = max((begun - over for came, begun in waits if came < over < begun), default=0.0)
+                found.append(Recovery(one.at - before.at, gone, line))
     return found
+
+
+def _begun(job: Job) -> float:
+    """When its first run began; 0 where none did."""
+    return next((one.at for one in job.events if one.state is State.RUNNING), 0.0)
 
 
 def _overlap(begin: float, end: float, since: float, until: float) -> float:
