@@ -106,7 +106,7 @@ class Jobs:
         """Writes the record, and tells the runners unless `queue` is false."""
         asked: types_pb2.Query = query(text, request_id=name, model=model)
         expires = time.time() + 120
-        ticket = tickets.sign(PEPPER.encode(), "acme", name, expires)
+        ticket = tickets.sign(PEPPER.encode(), "acme", name, time.time(), expires)
         packed = asked.SerializeToString()
         one = Submission("acme", name, packed, name.encode(), "batch", "", expires, ticket)
         assert await self.records.submit(one) == "new"

@@ -12,8 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from redis.asyncio import Redis
 
 from headgate.adapters.job_hours import Hours
+from headgate.adapters.ledger import Fold
 from headgate.adapters.redis_jobs import RedisJobs, State, Terms
-from headgate.adapters.status_map import InvalidRequestError
+from headgate.adapters.status_map import InvalidRequestError, JobExistsError
 from headgate.gateway import tickets
 from headgate.gateway.job_desk import JobDesk
 from headgate.jobs.reconciler import Reconciler
@@ -131,6 +132,16 @@ async def test_a_day_s_budget_holds_and_the_rest_waits_for_the_next_day(client: 
     assert await jobs.claim("beta", "rich") is not None, "a budget is a tenant's"
 
 
+async def test_upgrades_have_a_budget_of_their_own(client: Redis) -> None:
+    jobs = RedisJobs(client, replace(SHORT, lease_s=30, batch_budget_nanousd=1, upgrade_budget_nanousd=20))
+    for name in ("first", "second"):
+        await jobs.submit(submission(name, job_class="escalation"))
+    assert await jobs.end(await claimed(jobs, "first"), State.DONE, answer=b"a", cost_nanousd=20)
+    assert await jobs.claim("acme", "second") is None
+    await jobs.submit(submission("batch"))
+    assert await jobs.claim("acme", "batch") is not None
+
+
 @pytest.mark.parametrize("ends", ["put_back", "cancel", "failed"])
 async def test_what_was_reserved_for_a_run_without_an_answer_is_given_back(client: Redis, ends: str) -> None:
     jobs = RedisJobs(client, replace(SHORT, lease_s=30, batch_budget_nanousd=50))
@@ -175,6 +186,54 @@ async def test_what_could_never_run_is_refused(client: Redis, fields: dict[str, 
     desk = JobDesk(RedisJobs(client, closed(3600)), Heard(), b"")
     with pytest.raises(InvalidRequestError, match=field):
         await desk.submit("acme", asked(**fields))
+
+
+async def test_what_was_accepted_is_accepted_again_when_hours_have_closed(client: Redis) -> None:
+    request = asked(within_s=600)
+    first = await JobDesk(RedisJobs(client, SHORT), Heard(), b"").submit("acme", request)
+    again = await JobDesk(RedisJobs(client, closed(3600)), Heard(), b"").submit("acme", request)
+    assert again == first
+    other = jobs_pb2.SubmitJobRequest(query=query("another", request_id="j-1"), within_s=600)
+    with pytest.raises(JobExistsError):
+        await JobDesk(RedisJobs(client, closed(3600)), Heard(), b"").submit("acme", other)
+
+
+async def test_a_job_that_is_replayed_is_told_and_charged_from_its_new_life(client: Redis) -> None:
+    jobs, fold = RedisJobs(client, replace(SHORT, most_runs=1)), Fold()
+    desk = JobDesk(jobs, Heard(), b"pepper")
+    await desk.submit("acme", asked())
+    for _ in range(2):
+        lease = await claimed(jobs)
+        run = str(lease.begun)
+        since = str(tickets.read(b"pepper", lease.ticket, time.time()).since)
+        job = {"tenant": "acme", "request_id": "j-1", "job_since": since}
+        fold.take({**job, "run": run, "at": "1", "record_id": run, "cost_nanousd": "7"})
+        if lease.begun == 1:
+            await jobs.put_back(lease, b"", 0)
+            assert await jobs.claim("acme", "j-1") is None
+            await desk.replay("acme", "j-1")
+        else:
+            await jobs.end(lease, State.DONE, answer=b"")
+    assert fold.lost == {"1": 7}, "the run before the replay is nobody's charge"
+    told = [one.state async for one in jobs.happenings("acme", "j-1", "", 0.01)]
+    assert told == [State.QUEUED, State.RUNNING, State.DONE]
+
+
+async def test_names_of_dead_jobs_go_with_their_records(client: Redis) -> None:
+    jobs = RedisJobs(client, replace(SHORT, most_runs=1, keep_s=0.3))
+    for name in ("old", "new"):
+        await jobs.submit(submission(name))
+        await jobs.put_back(await claimed(jobs, name), b"", 0)
+        await jobs.claim("acme", name)
+        while await jobs.read("acme", name) is not None:
+            await asyncio.sleep(0.02)
+    assert [name for name, _ in await jobs.names("acme", 0, 10, dead=True)] == ["new"]
+
+
+@pytest.mark.parametrize("token", ["nan", "inf", "-inf", "x"])
+async def test_a_page_token_of_somebody_else_is_named(client: Redis, token: str) -> None:
+    with pytest.raises(InvalidRequestError, match="page_token"):
+        await JobDesk(RedisJobs(client), Heard(), b"").page("acme", token, 10)
 
 
 async def test_the_time_that_a_job_lay_dead_does_not_count(client: Redis) -> None:

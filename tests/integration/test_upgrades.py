@@ -118,6 +118,19 @@ async def test_the_better_answer_takes_the_first_one_s_place_in_the_cache(
     assert counted['headgate_upgrades_total{became="changed",model="large"}'] >= 1
 
 
+async def test_a_better_answer_that_is_kept_already_takes_that_place_too(channel: grpc.aio.Channel) -> None:
+    router, text = stub(channel), f"{WRONG}, known"
+    await router.Generate(generate(text, model="large"), metadata=ACME)
+    first = await router.Generate(generate(text, request_id="known", policy_override=LATER), metadata=ACME)
+    job = await watched(channel, first.escalation_offered.job_id)
+    assert job.answer.decision.cache_status == types_pb2.CACHE_STATUS_HIT
+    for _ in range(100):
+        again = await router.Generate(generate(text, policy_override=LATER), metadata=ACME)
+        if again.decision.model == "large":
+            break
+    assert text_of(again) == f"large: {text}"
+
+
 async def test_until_the_better_answer_is_there_the_cache_names_its_job(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

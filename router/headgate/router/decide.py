@@ -290,9 +290,10 @@ def _too_long(query: Query, models: Sequence[Model], bundle: Bundle | None) -> l
 def _too_slow(query: Query, models: Sequence[Model]) -> list[str]:
     """Models that are likelier than not to miss the deadline.
 
-    Where all are, the quickest has the best chance and stays; a pinned one is the caller's own risk.
+    Where all are, the quickest has the best chance and stays; a pinned one is the caller's own risk. Where
+    the answer can be upgraded later, the cheapest answers now, and the others have time.
     """
-    if query.pinned or query.seconds_left == math.inf:
+    if query.pinned or query.upgrade_later or query.seconds_left == math.inf:
         return []
     takes = {m.name: m.pace.expected_seconds(query.max_tokens) if m.pace else 0.0 for m in models}
     quickest = min(takes, key=takes.__getitem__, default="")

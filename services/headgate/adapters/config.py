@@ -347,6 +347,8 @@ class JobsConfig(Strict):
     batch_budget_usd_per_day: float | None = Field(default=None, gt=0, le=1_000_000)
     """What each tenant's jobs of class batch may cost in a day (UTC); others wait for the next one. Empty:
     no limit."""
+    upgrade_budget_usd_per_day: float | None = Field(default=None, gt=0, le=1_000_000)
+    """The same of upgrades of answers that were given at once (`cascade.upgrade_later`)."""
     keep_days: float = Field(default=7, gt=0, le=365)
     """How long a record is kept, with query and answer, after its job has ended."""
 

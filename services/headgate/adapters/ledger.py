@@ -51,8 +51,8 @@ class Fold:
 
 
 def _job(record: Record) -> tuple[str, str, str]:
-    """A name is free again when its job is forgotten: the end of its time tells the two apart."""
-    return record["tenant"], record["request_id"], record["job_until"]
+    """A name is free again when its job is forgotten: when it was accepted tells the two apart."""
+    return record["tenant"], record["request_id"], record["job_since"]
 
 
 def _run(record: Record) -> _Run:

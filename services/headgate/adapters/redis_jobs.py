@@ -114,6 +114,7 @@ class Record:
     expires: float
     ended: float
     runs: int
+    ticket: str
     answer: bytes
     error: bytes
 
@@ -174,14 +175,19 @@ class Terms:
     """When jobs of class batch run."""
     batch_budget_nanousd: int = 0
     """What those of a tenant may cost in a day (UTC); 0 is no limit."""
+    upgrade_budget_nanousd: int = 0
+    """The same of class escalation."""
 
     @classmethod
     def of(cls, settings: JobsConfig) -> Terms:
         """Those of the config, the same for whoever reads the records."""
         keep_s = settings.keep_days * 86_400
         hours = Hours.of(settings.batch_hours, settings.time_zone)
-        budget = round((settings.batch_budget_usd_per_day or 0) * 1e9)
-        return cls(settings.lease_s, settings.most_runs, settings.grace_s, keep_s, hours, budget)
+        budgets = [
+            round((usd or 0) * 1e9)
+            for usd in (settings.batch_budget_usd_per_day, settings.upgrade_budget_usd_per_day)
+        ]
+        return cls(settings.lease_s, settings.most_runs, settings.grace_s, keep_s, hours, *budgets)
 
 
 class RedisJobs:
@@ -264,7 +270,8 @@ class RedisJobs:
         told = await self._run(
             "claim", self._keys(tenant, name),
             tenant, name, fence, _ms(t.lease_s), t.most_runs, _ms(t.keep_s),
-            _ms(t.batch_hours.wait_s(time.time())), t.batch_budget_nanousd, _PREFIX,
+            _ms(t.batch_hours.wait_s(time.time())), _PREFIX,
+            t.batch_budget_nanousd, t.upgrade_budget_nanousd,
         )  # fmt: skip
         if not isinstance(told, list):
             return None
@@ -444,6 +451,7 @@ def _record(tenant: str, name: str, fields: Mapping[bytes, Any]) -> Record:
         expires=instant(b"expires"),
         ended=instant(b"ended"),
         runs=int(fields[b"runs"]),
+        ticket=_text(fields.get(b"ticket", b"")),
         answer=fields.get(b"answer", b""),
         error=fields.get(b"error") or b"",
     )

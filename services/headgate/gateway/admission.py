@@ -30,7 +30,8 @@ OPEN_TENANT: Final = "open"
 SHED_RETRY_S: Final = 0.5
 TICKET_KEY: Final = "headgate-ticket"
 RUN_KEY: Final = "headgate-run"
-"""Which run of its job a runner's call is; nobody else is believed."""
+"""Which run of its job a runner's call is; nobody else is believed. An open gateway without a pepper cannot
+tell who signed a ticket: it believes whoever reaches it, as in all else."""
 UPGRADES_KEY: Final = "headgate-upgrades"
 """What its job upgrades."""
 _RUN: Final = re.compile("[1-9][0-9]{0,17}")

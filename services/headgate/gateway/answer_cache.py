@@ -71,7 +71,7 @@ def _read_under(decision: Decision) -> bytes:
     the one that does; who answers without a draft is in the key already, but where that may be upgraded, a
     better model's answer takes its place."""
     if decision.prior is None:
-        return b"to be upgraded" if decision.upgrade else b""
+        return f"to be upgraded by {decision.upgrade} {decision.lam!r}".encode() if decision.upgrade else b""
     held_back = decision.certificate.hold_back if decision.certificate else "at once"
     may = sorted(one.model for one in decision.estimates if not one.excluded_because)
     return f"{decision.lam!r} {held_back} {' '.join(may)}".encode()

@@ -164,10 +164,16 @@ class Conductor:
             raise journey.failure or WorkerUnavailableError("no worker answered")
         if last.draft:
             await self._deliver_draft(journey, last)
-        if last.offer is not None:
-            await self._offer(journey, last.model, last.offer, at)
         kept_by = at if last.decision.certificate or not command.decision.certificate else None
-        return await self._finish(journey, last, kept_by)
+        if last.offer is not None:
+            journey.offered = await self._offered(journey, last.model, last.offer, at)
+            if journey.upgrade_within_s and not journey.offered.job_id:
+                # Who asks again shall have another try.
+                kept_by = None
+        # Kept before anybody is told: a caller may be slow to read, and the upgrade is not to be overwritten.
+        answer = await self._finish(journey, last, kept_by)
+        await self._tell_offer(journey)
+        return answer
 
     async def _decide(self, journey: Journey, seconds_left: float) -> tuple[Cascade, CallModel]:
         pool = self._pool(journey)
@@ -267,7 +273,11 @@ class Conductor:
         if not self._cache.enabled or not repeatable or pool is None or command.model not in pool:
             return None
         # Where a draft is read any model may answer in the end: their versions count as well.
-        names = [one.name for one in pool.models] if command.draft else [command.model]
+        names = (
+            [one.name for one in pool.models]
+            if command.draft or command.decision.upgrade
+            else [command.model]
+        )
         versions = " ".join(pool[name].version for name in names)
         return answer_cache.key(journey.arrival.caller.tenant, journey.wire, command.decision, versions)
 
@@ -294,8 +304,11 @@ class Conductor:
         await self._keep_session(journey, model)
         await self._deliver(journey, convert.text(kept.message))
         if kept.HasField("escalation_offered"):
-            await self._tell_offer(journey, kept.escalation_offered)
-        return self._response(journey, model)
+            journey.offered = kept.escalation_offered
+        await self._tell_offer(journey)
+        response = self._response(journey, model)
+        self._upgraded(journey, response)
+        return response
 
     async def _perform(
         self, journey: Journey, command: CallModel, cascade: Cascade
@@ -447,20 +460,20 @@ class Conductor:
         for piece in held.pieces or [router_pb2.Delta(text="".join(held.text))]:
             await self._deliver(journey, piece.text, piece.logprobs)
 
-    async def _offer(self, journey: Journey, model: str, offer: Offer, at: answer_cache.Key | None) -> None:
+    async def _offered(
+        self, journey: Journey, model: str, offer: Offer, at: answer_cache.Key | None
+    ) -> router_pb2.EscalationOffered:
         """The end of an answer is doubtful whose beginning was delivered: nothing is retracted."""
         self._metrics.escalations_offered.labels(model).inc()
         job = ""
         if self._upgrades is not None and journey.upgrade_within_s:
             job = await self._upgrades.queue(journey, offer.model, at)
             self._metrics.upgrades.labels(offer.model, "queued" if job else "unqueued").inc()
-        offered = router_pb2.EscalationOffered(model=offer.model, gain=offer.gain, job_id=job)
-        await self._tell_offer(journey, offered)
+        return router_pb2.EscalationOffered(model=offer.model, gain=offer.gain, job_id=job)
 
-    async def _tell_offer(self, journey: Journey, offered: router_pb2.EscalationOffered) -> None:
-        journey.offered = offered
-        if journey.deliver is not None:
-            await journey.deliver(Event(escalation_offered=offered))
+    async def _tell_offer(self, journey: Journey) -> None:
+        if journey.offered is not None and journey.deliver is not None:
+            await journey.deliver(Event(escalation_offered=journey.offered))
 
     def _begin_beside(self, journey: Journey, model: str) -> None:
         """Begins the answer of `model` beside a draft; not where that would be a trial or a late one."""
@@ -543,17 +556,19 @@ class Conductor:
         response = self._response(journey, end.model)
         if at is not None:
             self._cache.keep(at, response)
-        first = Upgrade.read(journey.arrival.caller.upgrades)
-        if first is not None:
-            self._upgraded(journey, first, response)
+        self._upgraded(journey, response)
         return response
 
-    def _upgraded(self, journey: Journey, first: Upgrade, response: router_pb2.GenerateResponse) -> None:
-        """An answer of an earlier request is upgraded by this one."""
+    def _upgraded(self, journey: Journey, response: router_pb2.GenerateResponse) -> None:
+        """Where this is the answer of a job that upgrades an earlier one: takes its place."""
+        caller = journey.arrival.caller
+        first = Upgrade.read(caller.upgrades)
+        if first is None or caller.run is None or caller.run.ticket.job != journey.request_id:
+            return
         journey.upgraded = upgrades.facts(first, response)
         became = "changed" if journey.upgraded["changed"] == "yes" else "same"
         self._metrics.upgrades.labels(journey.model, became).inc()
-        place = upgrades.replaced(journey.arrival.caller.tenant, first, response)
+        place = upgrades.replaced(caller.tenant, first, response)
         if place is not None:
             self._cache.keep(*place)
 

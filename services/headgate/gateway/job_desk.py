@@ -26,6 +26,7 @@ from headgate.adapters.status_map import (
     JobExistsError,
     JobRecordsUnavailableError,
     JobUnknownError,
+    KeyInvalidError,
 )
 from headgate.adapters.telemetry import Note, unnoted
 from headgate.gateway import tickets
@@ -74,7 +75,14 @@ class JobDesk:
         query.CopyFrom(request.query)
         query.request_id = query.request_id or uuid.uuid4().hex
         job_class = _CLASSES[request.job_class]
-        begins, expires = self._times(request, job_class, time.time())
+        try:
+            begins, expires = self._times(request, job_class, time.time())
+        except InvalidRequestError:
+            # One that was accepted when there was time, and is submitted again.
+            record = await self._asked(self._jobs.read(tenant, query.request_id))
+            if record is None:
+                raise
+            begins, expires = record.begins, record.expires
         one = self._accepted(tenant, query, job_class, request.batch_id, expires, begins=begins)
         if not await self._written(one) or begins:
             return await self.job(tenant, one.name)
@@ -109,7 +117,7 @@ class JobDesk:
         name = query.request_id
         packed = query.SerializeToString(deterministic=True)
         same = hashlib.sha256(b"\0".join((packed, job_class.encode(), batch.encode()))).digest()
-        ticket = tickets.sign(self._pepper, tenant, name, expires)
+        ticket = tickets.sign(self._pepper, tenant, name, time.time(), expires)
         return Submission(tenant, name, packed, same, job_class, batch, expires, ticket, upgrades, begins)
 
     async def _written(self, one: Submission) -> bool:
@@ -132,6 +140,10 @@ class JobDesk:
             task = asyncio.create_task(self._enqueue(one))
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
+
+    async def settle(self) -> None:
+        """Waits for what the queue is being told; it takes a second at most."""
+        await asyncio.gather(*self._telling)
 
     async def _enqueue(self, one: Submission) -> None:
         """A queue that is away costs the job some seconds, and nothing else."""
@@ -156,7 +168,11 @@ class JobDesk:
         """Queues it again if it is dead: the time that it lay so does not count. Raises JobUnknownError."""
         record = await self._record(tenant, name)
         expires = record.expires + time.time() - record.ended
-        ticket = tickets.sign(self._pepper, tenant, name, expires)
+        try:
+            ticket = tickets.prolonged(self._pepper, record.ticket, expires)
+        except KeyInvalidError:
+            # The pepper is another one by now.
+            ticket = tickets.sign(self._pepper, tenant, name, record.created, expires)
         if await self._asked(self._jobs.replay(tenant, name, expires, ticket)):
             again = Submission(tenant, name, b"", b"", record.job_class, "", 0.0, "")
             await self._enqueue(again)
@@ -241,9 +257,11 @@ def _away() -> JobRecordsUnavailableError:
 
 def _place(token: str) -> float:
     try:
-        return float(token or 0)
-    except ValueError:
-        raise status_map.InvalidRequestError("page_token: this is none of ours") from None
+        place = float(token or 0)
+        round(place)
+    except (ValueError, OverflowError):
+        raise InvalidRequestError("page_token: this is none of ours") from None
+    return place
 
 
 def _wire(record: Record, *, whole: bool = True) -> jobs_pb2.Job:

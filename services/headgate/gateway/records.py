@@ -134,7 +134,7 @@ def _ran(decision: types_pb2.Decision, run: Run | None) -> Record:
     # A ticket speaks of one job: what a runner asks beside it is a request as any other.
     if run is None or run.ticket.job != decision.request_id:
         return {}
-    return {"run": str(run.number), "job_until": str(run.ticket.until)}
+    return {"run": str(run.number), "job_since": str(run.ticket.since)}
 
 
 class Recorder:

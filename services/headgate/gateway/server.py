@@ -114,10 +114,11 @@ class Gateway:
         self._jobs = self._job_records()
         self._queue = JobQueue(sources.broker_url) if self._jobs and sources.broker_url else None
         self._desk = self._job_desk()
+        self._upgrades = Upgrades(self._desk) if self._desk else None
         self._conductor = Conductor(
             self._workers, self._bundles, self._cache, Sessions(store), self._recorder, self._metrics,
             _objective(config.policy), config.policy.cascade, self._drain, self._shadow,
-            Upgrades(self._desk) if self._desk else None,
+            self._upgrades,
         )  # fmt: skip
         self._draining = False
         self._warnings: list[str] = []
@@ -218,7 +219,9 @@ class Gateway:
         await asyncio.gather(self._recorder.close(), self._samples.close())
         if self._rooms is not None:
             await self._rooms.close()
-        if self._jobs is not None:
+        if self._jobs is not None and self._upgrades is not None and self._desk is not None:
+            await self._upgrades.settle()
+            await self._desk.settle()
             await self._jobs.close()
         if self._queue is not None:
             self._queue.close()

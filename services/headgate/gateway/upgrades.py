@@ -15,12 +15,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
+import structlog
+
 from headgate.adapters.status_map import ServiceError
 from headgate.gateway import answer_cache, convert
 from headgate.gateway.job_desk import JobDesk
 from headgate.gateway.journey import Journey
 from headgate.v1 import router_pb2, types_pb2
 
+_LOG = structlog.get_logger(__name__)
 WAIT_S: Final = 0.1
 """How long an answer waits for its upgrade to be durable, which takes a millisecond: a Redis that is slow
 costs the upgrade, or only the name of its job, and not the answer."""
@@ -82,7 +85,15 @@ class Upgrades:
             await self._desk.upgrade(tenant, query, journey.upgrade_within_s, str(first))
         except ServiceError:
             return ""
+        except Exception:
+            # The answer has been delivered: whatever goes wrong here costs its upgrade only.
+            _LOG.exception("an upgrade was not queued", request_id=journey.request_id)
+            return ""
         return query.request_id
+
+    async def settle(self) -> None:
+        """Waits for what is being written."""
+        await asyncio.gather(*self._writing)
 
 
 def name_of(request_id: str) -> str:

@@ -36,6 +36,7 @@ class Heard:
         self._text: list[str] = []
         self._finished: router_pb2.Finished | None = None
         self._error: status_pb2.Status | None = None
+        self._offered: router_pb2.EscalationOffered | None = None
 
     def add(self, event: router_pb2.StreamGenerateResponse) -> bool:
         """Takes an event in; whether it is one for the job's stream: the last one becomes the job's state."""
@@ -45,6 +46,8 @@ class Heard:
             self._text.append(event.delta.text)
         elif kind == "model_switched":
             self._text.clear()
+        elif kind == "escalation_offered":
+            self._offered = event.escalation_offered
         elif kind == "finished":
             self._finished = event.finished
         elif kind == "error":
@@ -61,6 +64,7 @@ class Heard:
             finish_reason=self._finished.finish_reason,
             usage=self._finished.usage,
             decision=self._finished.decision,
+            escalation_offered=self._offered,
         )
 
     def failure(self, error: grpc.aio.AioRpcError | None) -> tuple[status_pb2.Status, bool]:

@@ -20,7 +20,7 @@ runs = st.lists(
 def record(tenant: str = "acme", job: str = "j-1", until: int = 100, run: int = 1, **fields: str) -> Record:
     name = f"{tenant}/{job}/{until}/{run}"
     told = {"record_id": name, "at": "1.5", "cost_nanousd": str(run)}
-    return {"kind": "request", "tenant": tenant, "request_id": job, "job_until": str(until), "run": str(run),
+    return {"kind": "request", "tenant": tenant, "request_id": job, "job_since": str(until), "run": str(run),
             **told, **fields}  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_of_each_job_the_last_run_counts_in_whatever_order_they_come(
     assert fold.lost_nanousd == sum(run for *_, run in told) - sum(last.values())
 
 
-@pytest.mark.parametrize("missing", ["run", "job_until", "tenant", "request_id", "record_id", "at"])
+@pytest.mark.parametrize("missing", ["run", "job_since", "tenant", "request_id", "record_id", "at"])
 @pytest.mark.parametrize("worth", [None, "", "x"])
 def test_what_is_no_run_of_a_job_always_counts(missing: str, worth: str | None) -> None:
     ordinary = {name: value for name, value in record().items() if name != missing}

@@ -114,7 +114,7 @@ async def test_a_job_is_one_request_however_often_it_was_run(rooms: Rooms, readi
     runs = [
         {
             "kind": "request", "record_id": f"r{run}", "tenant": "acme", "request_id": "j", "at": "1.0",
-            "job_until": "99", "run": str(run), "cost_nanousd": str(run * 10), "drawn": "1",
+            "job_since": "99", "run": str(run), "cost_nanousd": str(run * 10), "drawn": "1",
         }
         for run in (2, 1, 3)
     ]  # fmt: skip

@@ -20,7 +20,7 @@ PEPPER = b"pepper"
 NOW = datetime(2026, 11, 23, tzinfo=UTC).timestamp()
 
 
-TICKET = tickets.sign(PEPPER, "acme", "job-1", NOW + 60)
+TICKET = tickets.sign(PEPPER, "acme", "job-1", NOW, NOW + 60)
 
 
 def config(*, open_: bool = False) -> Config:
@@ -129,7 +129,7 @@ def test_nobody_but_a_runner_is_believed_to_be_a_run() -> None:
 
 
 def test_an_open_gateway_s_runner_needs_no_key_but_a_ticket() -> None:
-    open_ticket = tickets.sign(PEPPER, OPEN_TENANT, "job-1", NOW + 60)
+    open_ticket = tickets.sign(PEPPER, OPEN_TENANT, "job-1", NOW, NOW + 60)
     caller = Keyring(config(open_=True), PEPPER).identify(None, NOW, open_ticket, "7")
     assert caller.run is not None
     assert (caller.tenant, caller.runs_jobs, caller.run.number) == (OPEN_TENANT, True, 7)

@@ -34,12 +34,12 @@ def test_a_request_s_record_says_what_was_decided_and_spent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "said"), [("r", {"run": "3", "job_until": "1000"}), ("another", {})], ids=["its own", "another's"]
+    ("job", "said"), [("r", {"run": "3", "job_since": "1000"}), ("another", {})], ids=["its own", "another's"]
 )
 def test_a_job_s_record_says_which_run_it_was(job: str, said: dict[str, str]) -> None:
-    run = Run(Ticket("acme", job, 1000), 3)
+    run = Run(Ticket("acme", job, 1000, 2), 3)
     record = records.request("acme", types_pb2.Decision(request_id="r"), {}, Ended("OK", 1), 2, run)
-    assert {name: record[name] for name in ("run", "job_until") if name in record} == said
+    assert {name: record[name] for name in ("run", "job_since") if name in record} == said
 
 
 def test_an_outcome_s_record_repeats_what_was_said() -> None:

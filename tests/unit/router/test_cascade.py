@@ -527,3 +527,17 @@ def test_only_what_the_policy_decides_is_upgraded_later(
     answer = one.feed(Finished(model))
     assert isinstance(answer, Answer)
     assert answer.offer is None
+
+
+def test_what_a_dearer_model_takes_is_no_reason_against_asking_it_later(
+    reading: Callable[..., Bundle], pool: Pool, ask: Ask
+) -> None:
+    small, large = pool.models
+    slow = Pool((small, replace(large, pace=Pace(8.0, 100.0))), "large")
+    one = Cascade(reading(), slow, now=NOW)
+    call = called(one.feed(Received(ask(upgrade_later=True, seconds_left=2.0))))
+    assert (call.model, call.at_once) == ("small", True)
+    answer = one.feed(Finished("small", BAD))
+    assert isinstance(answer, Answer)
+    assert answer.offer is not None
+    assert answer.offer.model == "large"

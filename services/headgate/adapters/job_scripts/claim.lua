@@ -1,4 +1,4 @@
-local tenant, name, fence, lease, most, keep, opens, budget, prefix = unpack(ARGV)
+local tenant, name, fence, lease, most, keep, opens, prefix, of_batch, of_upgrades = unpack(ARGV)
 local member = tenant .. '/' .. name
 local state = redis.call('HGET', job, 'state')
 if state ~= 'queued' and state ~= 'running' then return 'ended' end
@@ -17,20 +17,19 @@ if not held(fence) then
     return {'ended', lost, unpack(ended('dead', member, keep))}
   end
   if tonumber(redis.call('HGET', job, 'begins') or 0) > now then return 'early' end
-  local begins, account, dearest = now
-  if redis.call('HGET', job, 'class') == 'batch' then
-    begins = now + opens
-    if begins == now and tonumber(budget) > 0 then
-      local day = math.floor(clock[1] / 86400)
-      account = prefix .. 'budget:' .. tenant .. ':batch:' .. day
-      local taken, most_taken = unpack(redis.call('HMGET', account, 'taken', 'most'))
-      taken, dearest = tonumber(taken or 0), tonumber(most_taken or 0)
-      if taken >= tonumber(budget) then
-        begins = (day + 1) * 86400000
-      elseif taken + dearest > tonumber(budget) then
-        -- Runs under way may turn out cheaper: ten thousand jobs ask again, and not all the time.
-        begins = now + 600000
-      end
+  local class = redis.call('HGET', job, 'class')
+  local begins, account, dearest = now + (class == 'batch' and opens or 0)
+  local budget = tonumber(class == 'batch' and of_batch or class == 'escalation' and of_upgrades or 0)
+  if begins == now and budget > 0 then
+    local day = math.floor(clock[1] / 86400)
+    account = prefix .. 'budget:' .. tenant .. ':' .. class .. ':' .. day
+    local taken, most_taken = unpack(redis.call('HMGET', account, 'taken', 'most'))
+    taken, dearest = tonumber(taken or 0), tonumber(most_taken or 0)
+    if taken >= budget then
+      begins = (day + 1) * 86400000
+    elseif taken + dearest > budget then
+      -- Runs under way may turn out cheaper: ten thousand jobs ask again, and not all the time.
+      begins = now + 600000
     end
   end
   -- A full server refuses the first write that needs room: no other write may come before it.

@@ -30,6 +30,7 @@ local function ended(state, member, keep)
   out_of_line(member)
   redis.call('HDEL', job, 'lease')
   redis.call('ZREM', due, member)
+  redis.call('ZREMRANGEBYSCORE', dead, '-inf', place - keep * 1000)
   if state == 'dead' then
     redis.call('ZADD', dead, place, ARGV[2])
     redis.call('ZADD', all_dead, now + keep, member)

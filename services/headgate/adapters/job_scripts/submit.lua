@@ -6,7 +6,7 @@ if there then
 end
 redis.call('HSET', job, 'digest', digest, 'query', query, 'class', class, 'batch', batch, 'expires', expires,
   'ticket', ticket, 'upgrades', upgrades, 'state', 'queued', 'created', now, 'runs', 0)
-redis.call('ZREMRANGEBYSCORE', jobs, '-inf', place - (keep + 604800000) * 1000)
+redis.call('ZREMRANGEBYSCORE', jobs, '-inf', place - (keep + 2592000000) * 1000)
 redis.call('ZADD', jobs, place, name)
 if tonumber(begins) > now then
   postpone(tenant .. '/' .. name, begins)
