@@ -81,9 +81,10 @@ class Reconciler:
                 _LOG.warning("no jobs are queued again for now", why=str(error))
             self._well = False
             return 0
-        if not self._well:
+        if found and not self._well:
             _LOG.info("jobs are queued again")
-        self._well = True
+        # A look that found nothing due has asked no broker.
+        self._well = self._well or bool(found)
         return found
 
     async def look(self) -> int:

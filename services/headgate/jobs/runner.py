@@ -41,6 +41,7 @@ RENEWALS: Final = 3
 FIRST_PAUSE_S: Final = 5.0
 GROWTH: Final = 4.0
 LONGEST_PAUSE_S: Final = 60.0
+MOST_GROWN: Final = 10
 """Between runs of a job, each pause so many times the one before: three runs outlast a worker's restart. What
 the gateway says (RetryInfo) wins where it is longer."""
 
@@ -169,7 +170,7 @@ class JobRunner:
 
     def _again(self, why: status_pb2.Status, lease: Lease, *, counted: bool) -> Ending:
         told = status_map.retry_after_s(why) or 0.0
-        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * GROWTH ** (lease.runs - 1))
+        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * GROWTH ** min(lease.begun - 1, MOST_GROWN))
         pause_s *= 0.5 + self._draw() / 2
         return Ending(
             State.QUEUED, error=why.SerializeToString(), pause_s=max(told, pause_s), counted=counted

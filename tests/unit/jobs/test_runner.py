@@ -151,10 +151,11 @@ async def test_a_query_that_nobody_can_read_fails() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "events", "runs", "pause_s", "counted"),
+    ("error", "events", "begun", "pause_s", "counted"),
     [
         (status_map.OverloadedError("full", retry_after_s=0.1), (), 1, FIRST_PAUSE_S, False),
         (status_map.OverloadedError("full", retry_after_s=30), (), 1, 30, False),
+        (status_map.OverloadedError("full", retry_after_s=0.1), (), 9_000, LONGEST_PAUSE_S, False),
         (status_map.WorkerUnavailableError("gone"), (DECISION,), 1, FIRST_PAUSE_S, True),
         (status_map.WorkerUnavailableError("gone"), (DECISION,), 2, FIRST_PAUSE_S * GROWTH, True),
         (status_map.WorkerUnavailableError("gone"), (DECISION,), 9, LONGEST_PAUSE_S, True),
@@ -162,9 +163,9 @@ async def test_a_query_that_nobody_can_read_fails() -> None:
     ],
 )
 async def test_what_passes_is_put_back_and_counts_once_the_gateway_took_it_up(
-    error: Exception, events: tuple[Event, ...], runs: int, pause_s: float, counted: bool
+    error: Exception, events: tuple[Event, ...], begun: int, pause_s: float, counted: bool
 ) -> None:
-    kept = records(runs=runs)
+    kept = records(begun=begun)
     async with run(fails(error, *events), kept) as (_, task):
         await task
     assert kept.ended is None

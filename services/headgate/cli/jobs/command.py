@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from headgate.cli.connect import AddressOption, KeyOption, RootOption, TimeoutOption
 from headgate.cli.jobs import shown
@@ -62,12 +64,8 @@ def list_jobs(
     [bold]headgate jobs list --batch evening --limit 0 --json | jq -r .state | sort | uniq -c[/bold]
     """
     with queue(context.obj, address, key, root_certificate, timeout_s) as jobs:
-        listed = islice(jobs.list(batch), limit or None)
-        if as_object:
-            for job in listed:
-                print(json.dumps(shown.as_object(job)))
-        else:
-            Console(highlight=False).print(shown.table(jobs, listed))
+        listed = islice(jobs.list(batch), limit + 1 if limit else None)
+        _list(listed, limit, as_object, lambda found: shown.table(jobs, found))
 
 
 @app.command()
@@ -110,7 +108,10 @@ def cancel(
     [bold]headgate jobs cancel evening:q-17[/bold]
     """
     with queue(context.obj, address, key, root_certificate, timeout_s) as jobs:
-        _say(jobs.cancel(job_id))
+        job = jobs.cancel(job_id)
+    _say(job)
+    if job.state != "cancelled":
+        print("it had ended already: nothing was cancelled", file=sys.stderr)
 
 
 @app.command()
@@ -128,12 +129,8 @@ def dead(
     [bold]headgate jobs dead[/bold]
     """
     with queue(context.obj, address, key, root_certificate, timeout_s) as jobs:
-        listed = islice(jobs.dead(), limit or None)
-        if as_object:
-            for job in listed:
-                print(json.dumps(shown.as_object(job)))
-        else:
-            Console(highlight=False).print(shown.dead(listed))
+        listed = islice(jobs.dead(), limit + 1 if limit else None)
+        _list(listed, limit, as_object, shown.dead)
 
 
 @app.command()
@@ -156,9 +153,31 @@ def replay(
         raise CommandError("which? Give a dead job's name, or --all")
     with queue(context.obj, address, key, root_certificate, timeout_s) as jobs:
         if job_id is not None:
-            _say(jobs.replay(job_id))
+            job = jobs.replay(job_id)
+            _say(job)
+            if job.state != "queued":
+                print("only a dead job can be replayed: it stays as it is", file=sys.stderr)
         elif not _replay_all(jobs):
             raise typer.Exit(1)
+
+
+def _list(
+    listed: Iterable[Job], limit: int, as_object: bool, table: Callable[[Iterable[Job]], Table]
+) -> None:
+    """Prints them; `listed` has one more than `limit` where there are more."""
+    if as_object:
+        for job in islice(listed, limit or None):
+            print(json.dumps(shown.as_object(job)))
+        return
+    found = list(listed)
+    if not found:
+        print("no jobs", file=sys.stderr)
+        return
+    # Where nobody looks nothing is too wide.
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 200).print(table(found[: limit or None]))
+    if limit and len(found) > limit:
+        print(f"the newest {limit:,}; --limit 0 shows all", file=sys.stderr)
 
 
 def _replay_all(jobs: Jobs) -> bool:
@@ -170,7 +189,7 @@ def _replay_all(jobs: Jobs) -> bool:
         except HeadgateError as error:
             failed += 1
             print(f"{name}: {error}", file=sys.stderr)
-    print(f"{len(names) - failed:,} dead jobs queued again", file=sys.stderr)
+    print(f"{shown.count(len(names) - failed, 'dead job')} queued again", file=sys.stderr)
     return failed == 0
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from headgate.cli.jobs import batch as batches
+from headgate.cli.jobs import shown
 from headgate.cli.jobs.batch import Frame, Line, LineError
 from headgate.cli.jobs.results import Results
 from headgate.cli.jobs.wait import ended
@@ -28,14 +30,17 @@ class Tally:
 
     file: str
     progress: Progress
-    read: int = 0
-    """Bytes of the file."""
+    done: int = 0
+    """Bytes of the file whose lines have come to something."""
     accepted: int = 0
     bad: int = 0
     there: int = 0
     unanswered: int = 0
     sent: dict[str, Line] = field(default_factory=dict)
     """Lines on their way, by job."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    later: datetime | None = None
+    """When the last of those may run that wait for their time."""
     waiting: dict[str, str] = field(default_factory=dict)
     """From job to custom_id."""
 
@@ -76,12 +81,15 @@ def _send(jobs: Jobs, file: BinaryIO, frame: Frame, results: Results | None, tal
     task = tally.progress.add_task("", total=os.fstat(file.fileno()).st_size or None)
     for outcome in jobs.submit_many(_requests(file, frame, results, tally)):
         line = tally.sent.pop(outcome.job_id)
+        tally.done += tally.sizes.pop(outcome.job_id)
         if isinstance(outcome, Refused):
             tally.refuse(line.number, _refusal(outcome.error))
             continue
         tally.accepted += 1
+        if outcome.not_before is not None:
+            tally.later = max(outcome.not_before, tally.later or outcome.not_before)
         told = f"{tally.accepted:,} submitted"
-        tally.progress.update(task, description=told, completed=tally.read)
+        tally.progress.update(task, description=told, completed=tally.done)
         if results is not None:
             tally.waiting[outcome.job_id] = line.custom_id
     tally.progress.remove_task(task)
@@ -91,8 +99,8 @@ def _requests(file: BinaryIO, frame: Frame, results: Results | None, tally: Tall
     """Good lines that have no result yet; bad ones are named."""
     first: dict[str, int] = {}
     for number, raw in enumerate(file, 1):
-        tally.read += len(raw)
         if not raw.strip():
+            tally.done += len(raw)
             continue
         try:
             line = batches.parse(number, raw, frame)
@@ -101,11 +109,14 @@ def _requests(file: BinaryIO, frame: Frame, results: Results | None, tally: Tall
                 raise LineError("custom_id", f"is that of line {before} too")  # noqa: TRY301
         except LineError as error:
             tally.refuse(number, error)
+            tally.done += len(raw)
             continue
-        if results is not None and line.custom_id in results.there:
+        if results is not None and line.job_id in results.there:
             tally.there += 1
+            tally.done += len(raw)
             continue
         tally.sent[line.job_id] = line
+        tally.sizes[line.job_id] = len(raw)
         yield line.request
 
 
@@ -122,7 +133,7 @@ def _collect(jobs: Jobs, batch: str, results: Results, tally: Tally, limit_s: fl
             _told(job, custom_id, tally)
         told = f"{count - len(tally.waiting):,} of {count:,} ended"
         tally.progress.update(task, description=told, advance=1)
-    tally.say(f"{len(results.there):,} results in {results.path}")
+    tally.say(f"{shown.count(len(results.there), 'result')} in {results.path}")
 
 
 def _told(job: Job, custom_id: str, tally: Tally) -> None:
@@ -146,11 +157,13 @@ def _in_file(field: str) -> str:
 
 
 def _accepted(tally: Tally, batch: str) -> str:
-    parts = [f"{tally.accepted:,} jobs in batch {batch}"]
+    parts = [f"{shown.count(tally.accepted, 'job')} in batch {batch}"]
+    if tally.later:
+        parts.append(f"not before {shown.clock(tally.later)}")
     if tally.there:
-        parts.append(f"{tally.there:,} have their result already")
+        parts.append(f"{tally.there:,} with an answer already")
     if tally.bad:
-        parts.append(f"{tally.bad:,} bad lines")
+        parts.append(shown.count(tally.bad, "bad line"))
     return ", ".join(parts)
 
 

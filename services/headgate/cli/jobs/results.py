@@ -13,15 +13,16 @@ from headgate.client import Answer, HeadgateError, Job, usd
 
 
 class Results:
-    """A file that grows by one line a job. What is in it already is not asked for again."""
+    """A file that grows by one line a job. What has its answer in it is not asked for again."""
 
     def __init__(self, path: Path) -> None:
-        """Reads what is there; a line that was being written when the machine stopped is dropped."""
+        """Reads what is there; a line that was being written when the machine stopped is dropped, and so is
+        one with an error: its job may have been replayed."""
         self.path = path
         try:
             self._file: BinaryIO = path.open("a+b")
             self.there = self._read()
-            """Every `custom_id` that has its line."""
+            """Every job that has its answer."""
         except OSError as error:
             raise CommandError(f"--out: {path} cannot be written: {error.strerror}") from None
 
@@ -29,7 +30,7 @@ class Results:
         """Appends what became of a job."""
         self._file.write(json.dumps(as_line(custom_id, job), ensure_ascii=False).encode() + b"\n")
         self._file.flush()
-        self.there.add(custom_id)
+        self.there.add(job.job_id)
 
     def __enter__(self) -> Self:
         return self
@@ -41,24 +42,36 @@ class Results:
 
     def _read(self) -> set[str]:
         self._file.seek(0)
-        there, end = set(), 0
+        kept, there = [], set()
         for number, raw in enumerate(self._file, 1):
             if not raw.endswith(b"\n"):
                 break
-            there.add(self._custom_id(number, raw))
-            end += len(raw)
-        self._file.truncate(end)
-        self._file.seek(0, os.SEEK_END)
+            job_id, answered = self._line(number, raw)
+            if answered:
+                kept.append(raw)
+                there.add(job_id)
+        if sum(map(len, kept)) < self._file.seek(0, os.SEEK_END):
+            self._rewrite(kept)
         return there
 
-    def _custom_id(self, number: int, raw: bytes) -> str:
+    def _rewrite(self, lines: list[bytes]) -> None:
+        """In one step: who is killed in the middle has the old file or the new one."""
+        other = self.path.with_name(f".{self.path.name}.new")
+        other.write_bytes(b"".join(lines))
+        other.replace(self.path)
+        self._file.close()
+        self._file = self.path.open("a+b")
+
+    def _line(self, number: int, raw: bytes) -> tuple[str, bool]:
+        """Its job, and whether it has an answer."""
         try:
-            custom_id = json.loads(raw)["custom_id"]
+            line = json.loads(raw)
+            job_id, answered = line["id"], line["response"] is not None
         except (ValueError, TypeError, KeyError):
-            custom_id = None
-        if not isinstance(custom_id, str):
+            job_id, answered = None, False
+        if not isinstance(job_id, str):
             raise CommandError(f"{self.path}:{number}: is no line of results: give --out another file")
-        return custom_id
+        return job_id, answered
 
 
 def as_line(custom_id: str, job: Job) -> dict[str, Any]:

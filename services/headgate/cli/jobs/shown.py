@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from headgate.cli.words import as_json, dollars
@@ -29,12 +30,22 @@ def line(job: Job) -> str:
 
 def _begins(job: Job) -> str:
     """`not before 2026-12-01 22:00`; nothing where it may run."""
-    return f"not before {job.not_before.astimezone():%Y-%m-%d %H:%M}" if job.not_before else ""
+    return f"not before {clock(job.not_before)}" if job.not_before else ""
 
 
-def runs(count: int) -> str:
+def clock(at: datetime) -> str:
+    """`2026-12-01 22:00`, by the clocks here."""
+    return f"{at.astimezone():%Y-%m-%d %H:%M}"
+
+
+def count(number: int, what: str) -> str:
+    """`1 job`, `2,000 jobs`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def runs(number: int) -> str:
     """`2 runs`; nothing before the first."""
-    return "" if count == 0 else "1 run" if count == 1 else f"{count:,} runs"
+    return count(number, "run") if number else ""
 
 
 def as_object(job: Job) -> dict[str, Any]:
@@ -64,9 +75,18 @@ def as_object(job: Job) -> dict[str, Any]:
     return told
 
 
+def _table(*columns: str) -> Table:
+    """Whose first column can be copied: a name is never cut."""
+    shown = Table(box=box.HORIZONTALS, padding=(0, 1), collapse_padding=True)
+    shown.add_column("job", no_wrap=True, overflow="fold")
+    for column in columns:
+        shown.add_column(column)
+    return shown
+
+
 def table(jobs: Jobs, listed: Iterable[Job]) -> Table:
     """What became of each; asks for those that are done, because a list leaves answers out."""
-    shown = Table("job", "state", "class", "age", "runs", "model", "cost")
+    shown = _table("state", "class", "age", "runs", "model", "cost")
     now = datetime.now(UTC)
     for job in listed:
         answer = (_whole(jobs, job) if job.state == "done" else job).answer
@@ -80,7 +100,7 @@ def table(jobs: Jobs, listed: Iterable[Job]) -> Table:
 
 def dead(listed: Iterable[Job]) -> Table:
     """What was given up, and why."""
-    shown = Table("job", "batch", "age", "runs", "reason")
+    shown = _table("batch", "age", "runs", "reason")
     now = datetime.now(UTC)
     for job in listed:
         shown.add_row(job.job_id, job.batch, age(job, now), str(job.runs), str(job.error or ""))

@@ -161,4 +161,6 @@ def _one(jobs: Jobs, request: JobRequest, *, wait: bool, as_object: bool) -> boo
         print(json.dumps(shown.as_object(job)))
     elif not wait:
         print(job.job_id)
+        if job.not_before:
+            print(f"not before {shown.clock(job.not_before)}", file=sys.stderr)
     return job.state == "done" or not wait

@@ -98,18 +98,19 @@ def test_ctrl_c_leaves_a_watch_without_a_word_and_the_job_alone(jobs, gateway, s
     assert kept.job.state == jobs_pb2.JOB_STATE_QUEUED
 
 
-def test_a_list_shows_model_and_cost_of_what_is_done(jobs):
+def test_a_list_shows_model_and_cost_of_what_is_done(jobs, gateway):
     for question in ("1 2", "fail", "wait"):
         jobs("submit", question, "--batch", "b")
     jobs("submit", "1 2")
     code, out, _ = jobs("list", "--batch", "b")
     assert code == 0
-    rows = [
-        [cell.strip() for cell in row.split("│")[2:-1]] for row in out.splitlines() if row.startswith("│")
-    ]
-    assert [row[0] for row in rows] == ["queued", "failed", "done"]
+    rows = [row.split() for row in out.splitlines() if row.split() and row.split()[0] in gateway.jobs]
+    assert [row[1] for row in rows] == ["queued", "failed", "done"], "names can be copied"
     assert rows[2][-2:] == ["small", "$0.00000125"]
-    assert rows[0][-2:] == ["", ""]
+    assert rows[0][-1] == "0"
+    code, out, err = jobs("list", "--limit", "1")
+    assert sum(name in out for name in gateway.jobs) == 1
+    assert err == "the newest 1; --limit 0 shows all\n"
     lines = jobs("list", "--json", "--limit", "2")[1].splitlines()
     assert [json.loads(line)["batch"] for line in lines] == ["", "b"]
 
@@ -126,6 +127,10 @@ def test_cancel_dead_and_replay(jobs, gateway):
     assert [json.loads(line)["job_id"] for line in jobs("dead", "--json")[1].splitlines()] == dead[::-1]
     assert jobs("replay", dead[0])[2] == f"job {dead[0]} · queued · batch\n"
     assert jobs("replay", "--all")[2] == "2 dead jobs queued again\n"
+    assert jobs("dead")[1:] == ("", "no jobs\n")
+    assert "stays as it is" in jobs("replay", waiting)[2]
+    jobs("submit", "1 2")
+    assert "nothing was cancelled" in jobs("cancel", list(gateway.jobs)[-1])[2]
     assert jobs("dead", "--json")[1] == ""
     assert jobs("replay") == (1, "", "headgate: which? Give a dead job's name, or --all\n")
 

@@ -115,7 +115,7 @@ def test_results_go_on_after_what_is_there(jobs, gateway):
     gateway.jobs.clear()
     code, _, err = jobs(*WAIT)
     assert code == 0
-    assert "13 jobs in batch evening, 7 have their result already" in err
+    assert "13 jobs in batch evening, 7 with an answer already" in err
     assert set(gateway.jobs) == {f"evening:q{number}" for number in range(20)} - {
         f"evening:{one}" for one in there
     }
@@ -123,6 +123,28 @@ def test_results_go_on_after_what_is_there(jobs, gateway):
     assert len(results()) == 20
     assert jobs(*WAIT)[0] == 0
     assert len(results()) == 20
+
+
+def test_a_line_that_came_to_an_error_is_asked_for_again(jobs, gateway):
+    write(line("a", "2 1"), line("bad", "die"))
+    assert jobs(*WAIT)[0] == 1
+    assert jobs(*WAIT)[0] == 1, "it has no answer yet"
+    assert list(results()) == ["a", "bad"]
+    jobs("replay", "--all")
+    gateway.run("evening:bad", "4 3")
+    assert jobs(*WAIT)[0] == 0
+    assert results()["bad"]["response"]["body"]["choices"][0]["message"]["content"] == "3 4"
+    assert list(results()) == ["a", "bad"]
+    assert not list(Path().glob(".out*"))
+
+
+def test_another_batch_of_the_same_file_is_answered_anew(jobs, gateway):
+    write(line("a", "2 1"))
+    assert jobs(*WAIT)[0] == 0
+    assert jobs(*WAIT, "--batch", "second")[0] == 0
+    assert set(gateway.jobs) == {"evening:a", "second:a"}
+    told = [json.loads(one)["id"] for one in Path("out.jsonl").read_text().splitlines()]
+    assert told == ["evening:a", "second:a"]
 
 
 def results_of(raw: bytes) -> list[str]:
