@@ -129,7 +129,7 @@ def _ledger(server: redis.Redis) -> Iterator[Mapping[str, str]]:
         yield {name.decode(): value.decode() for name, value in fields.items()}
 
 
-def broken(found: Told) -> dict[str, list[Job]]:
+def broken(found: Told, lease_s: float) -> dict[str, list[Job]]:
     """The jobs that break each invariant, by its name."""
     rules = {
         "lost": lost,
@@ -138,6 +138,7 @@ def broken(found: Told) -> dict[str, list[Job]]:
         "charged twice": charged_twice,
         "charged otherwise": charged_otherwise,
         "told otherwise": told_otherwise,
+        "taken too early": lambda job: taken_too_early(job, lease_s),
     }
     return {name: [job for job in found.jobs if rule(job)] for name, rule in rules.items()}
 
@@ -194,6 +195,11 @@ def told_otherwise(job: Job) -> bool:
     """Whoever watched it missed an event, or saw one twice, or another one than the stream has."""
     seen = job.entry.watched
     return seen is not None and [_seen(one) for one in seen] != [_written(one) for one in job.events]
+
+
+def taken_too_early(job: Job, lease_s: float) -> bool:
+    """Another run began while the lease of the one before was not over: its runner may have lived."""
+    return any(one.whole < lease_s for one in recoveries([job], (), lease_s))
 
 
 def _seen(one: jobs_pb2.WatchJobResponse) -> tuple[str, str | bytes]:

@@ -98,7 +98,7 @@ async def test_random_kills_and_freezes_lose_no_job_and_charge_none_twice(
         gone = [one for one in fleet.orphans if not await ends(one)]
         found = job_history.told(asked.entries, fleet.records.client, fleet.journal)
         discarded = sum('"became": "lost"' in line for line in fleet.logs(RUNNERS))
-    broken = job_history.broken(found)
+    broken = job_history.broken(found, TERMS.lease_s)
     late = healed.seconds(found.jobs)
     recovered = job_history.recoveries(found.jobs, fleet.away, TERMS.lease_s)
     own = [one.own for one in recovered]
@@ -149,7 +149,7 @@ async def test_a_killed_runner_s_jobs_end_by_the_lease(tmp_path: Path, broker: B
         n=len(took),
         met=max(took) <= terms.lease_s + SETTLED_S,
     )
-    broken = {name: jobs for name, jobs in job_history.broken(found).items() if jobs}
+    broken = {name: jobs for name, jobs in job_history.broken(found, terms.lease_s).items() if jobs}
     assert not broken, broken
     assert took, "no run was lost"
 
