@@ -12,7 +12,6 @@ import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +42,14 @@ class JobFleet:
         """`names` are those who live."""
         self.broker = broker
         self.names = names
-        (directory / "records").mkdir()
-        self.records = Valkey(directory / "records", keeps=True)
         self.journal = directory / "journal.jsonl"
         self.journal.touch()
         self._directory = directory
         self._config = directory / "headgate.yaml"
         (directory / "broker.url").write_text(broker.url)
         self._config.write_text(yaml.safe_dump(_settings(f"file:{directory / 'broker.url'}", terms)))
+        (directory / "records").mkdir()
+        self.records = Valkey(directory / "records", keeps=True)
         self._ports = {name: free_port() for name in (*WORKERS, *GATEWAYS)}
         self.processes: dict[str, Process] = {}
         self.down: set[str] = set()
@@ -164,7 +163,7 @@ def job_fleet(
 
 def _settings(broker: str, terms: Terms) -> Mapping[str, Any]:
     made = job_rig.settings()
-    times = {name: value for name, value in asdict(terms).items() if name != "keep_s"}
+    times = {"lease_s": terms.lease_s, "grace_s": terms.grace_s, "most_runs": terms.most_runs}
     made["jobs"] |= {"broker": broker, "concurrency": PLACES, **times}
     pool = {"small": {"source": "small"}}
     # An answer from the cache would be no call, and the journal would not tell of it.

@@ -216,9 +216,12 @@ async def clients(fleet: JobFleet, seed: int) -> AsyncIterator[Clients]:
     """Clients of both gateways, which call whichever is well; meanwhile who ends by itself is started."""
     keeper = asyncio.create_task(fleet.keep())
     async with channels.channel(fleet.target(), health_service="headgate.v1.RouterService") as channel:
-        yield Clients(jobs_pb2_grpc.JobServiceStub(channel), seed)
-    keeper.cancel()
-    await asyncio.wait({keeper})
+        try:
+            yield Clients(jobs_pb2_grpc.JobServiceStub(channel), seed)
+        finally:
+            # Before the fleet ends, else it would be started again.
+            keeper.cancel()
+            await asyncio.wait({keeper})
 
 
 async def insist(call: Callable[[], Awaitable[T]]) -> T:
