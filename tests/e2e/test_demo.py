@@ -45,7 +45,8 @@ def test_queued_worksheets_survive_a_killed_runner_and_are_as_good(start):
     assert 40 <= jobs["killed_after"] < 80
     assert jobs["ran_again"] >= 1
     assert jobs["quality"] == jobs["interactive"]["quality"]
-    assert jobs["cost_usd"] == pytest.approx(jobs["interactive"]["cost_usd"])
+    # How much of a bad draft is written before it is stopped hangs on the moment.
+    assert jobs["cost_usd"] == pytest.approx(jobs["interactive"]["cost_usd"], rel=0.05)
     assert jobs["jobs_per_s"] == pytest.approx(80 / jobs["seconds"])
     assert headgate.left_behind() == []
 

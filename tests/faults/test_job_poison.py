@@ -16,7 +16,8 @@ import pytest
 import pytest_asyncio
 
 from headgate.adapters import status_map
-from headgate.adapters.job_queue import PREFIX, queue_of
+from headgate.adapters.job_brokers import PREFIX
+from headgate.adapters.job_queue import queue_of
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import Record, RedisJobs, State
 from headgate.v1 import jobs_pb2, jobs_pb2_grpc
