@@ -64,7 +64,7 @@ def _eat() -> None:
 
 
 def _leak() -> None:
-    _LEAKED.append(bytearray(100 * _MEGABYTE))
+    _LEAKED.append(bytearray(200 * _MEGABYTE))
 
 
 def _raise() -> None:

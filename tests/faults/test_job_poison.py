@@ -43,7 +43,7 @@ REASONS: Final = {
 }  # fmt: skip
 MOST_RUNS, RATIO = TERMS.most_runs, 1.2
 TOLD: Final = (
-    "Task %", "dropped", "unregistered", "invalid task", "unknown message", '"Can"', "nothing to run",
+    "Task %", "dropped", "unregistered", "invalid task", "unknown message", "refused", "nothing to run",
 )  # fmt: skip
 """How a runner tells of what is no task of a job."""
 
