@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
@@ -15,21 +15,6 @@ from tests.integration.gateway_rig import Valkey
 from tests.integration.job_rig import until
 
 RUNG_S = 10.0
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    one = Valkey(tmp_path_factory.mktemp("valkey"))
-    yield one
-    one.stop()
-
-
-@pytest.fixture
-async def client(valkey: Valkey) -> AsyncIterator[Redis]:
-    one = connect(valkey.url, 5.0, 1.0)
-    await one.flushall()
-    yield one
-    await one.aclose()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -23,21 +23,6 @@ from tests.integration.gateway_rig import Valkey, eventually
 
 SHORT = Terms(lease_s=0.3, most_runs=3, grace_s=0.2, keep_s=60)
 LONG = Terms()
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    one = Valkey(tmp_path_factory.mktemp("valkey"))
-    yield one
-    one.stop()
-
-
-@pytest.fixture
-async def client(valkey: Valkey) -> AsyncIterator[Redis]:
-    one = connect(valkey.url, 5.0, 1.0)
-    await one.flushall()
-    yield one
-    await one.aclose()
 
 
 def submission(name: str = "j-1", tenant: str = "acme", **changes: object) -> Submission:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,10 +18,10 @@ from headgate.gateway import tickets
 from headgate.gateway.job_desk import JobDesk
 from headgate.jobs.reconciler import Reconciler
 from headgate.v1 import jobs_pb2
-from tests.integration.gateway_rig import query
-from tests.integration.test_job_records import claimed, client, state, submission, valkey
+from tests.integration.gateway_rig import eventually, query
+from tests.integration.job_rig import until
+from tests.integration.test_job_records import claimed, state, submission
 
-__all__ = ["client", "valkey"]
 SHORT = Terms(lease_s=0.3, grace_s=0.2, keep_s=60)
 
 
@@ -57,9 +56,12 @@ async def test_a_job_is_not_begun_before_its_time_and_then_without_being_asked(c
     assert await jobs.claim("acme", "j-1") is None, "a stray task is too early"
     assert (await jobs.line(("batch",))).waiting["batch"] == 0, "it does not wait for a runner"
     reconciler = Reconciler(jobs, queue)
-    while not queue.put_names:
+
+    async def queued() -> bool:
         await reconciler.look()
-        await asyncio.sleep(0.02)
+        return bool(queue.put_names)
+
+    await until(queued, 30, "the job to be queued")
     assert time.time() >= begins - 0.01
     assert (await jobs.line(("batch",))).waiting["batch"] == 1
     assert (await claimed(jobs)).runs == 1
@@ -219,14 +221,17 @@ async def test_a_job_that_is_replayed_is_told_and_charged_from_its_new_life(clie
     assert told == [State.QUEUED, State.RUNNING, State.DONE]
 
 
+async def gone(jobs: RedisJobs, name: str) -> bool:
+    return await jobs.read("acme", name) is None
+
+
 async def test_names_of_dead_jobs_go_with_their_records(client: Redis) -> None:
     jobs = RedisJobs(client, replace(SHORT, most_runs=1, keep_s=0.3))
     for name in ("old", "new"):
         await jobs.submit(submission(name))
         await jobs.put_back(await claimed(jobs, name), b"", 0)
         await jobs.claim("acme", name)
-        while await jobs.read("acme", name) is not None:
-            await asyncio.sleep(0.02)
+        await until(lambda name=name: gone(jobs, name), 30, "its record to go")  # type: ignore[misc]
     assert [name for name, _ in await jobs.names("acme", 0, 10, dead=True)] == ["new"]
 
 
@@ -242,8 +247,7 @@ async def test_the_time_that_a_job_lay_dead_does_not_count(client: Redis) -> Non
     await jobs.submit(submission(expires=expires))
     await jobs.put_back(await claimed(jobs), b"", 0)
     assert await jobs.claim("acme", "j-1") is None
-    while time.time() < expires:
-        await asyncio.sleep(0.05)
+    await eventually(lambda: time.time() > expires, what="the job's time to be over")
     job = await desk.replay("acme", "j-1")
     assert job.state == jobs_pb2.JOB_STATE_QUEUED
     lease = await claimed(jobs)

@@ -23,7 +23,8 @@ class Hours:
     def of(cls, texts: tuple[str, ...], zone: str) -> Hours:
         """From `22:00-06:00` and the like, and a zone's name, such as `Europe/Berlin`. Raises ValueError."""
         try:
-            there = ZoneInfo(zone)
+            # UTC is known everywhere, also where no zones are installed.
+            there = UTC if zone == "UTC" else ZoneInfo(zone)
         except (KeyError, OSError, ValueError):
             raise ValueError(f"no time zone {zone!r} is known here") from None
         return cls(tuple(map(_span, texts)), there)

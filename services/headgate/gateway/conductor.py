@@ -562,8 +562,10 @@ class Conductor:
     def _upgraded(self, journey: Journey, response: router_pb2.GenerateResponse) -> None:
         """Where this is the answer of a job that upgrades an earlier one: takes its place."""
         caller = journey.arrival.caller
+        if not caller.upgrades or caller.run is None or caller.run.ticket.job != journey.request_id:
+            return
         first = Upgrade.read(caller.upgrades)
-        if first is None or caller.run is None or caller.run.ticket.job != journey.request_id:
+        if first is None:
             return
         journey.upgraded = upgrades.facts(first, response)
         became = "changed" if journey.upgraded["changed"] == "yes" else "same"
