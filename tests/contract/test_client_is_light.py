@@ -40,6 +40,13 @@ def test_the_client_imports_nothing_of_the_server():
     assert [module for module in modules if not is_allowed(module)] == []
 
 
+def test_no_command_waits_for_the_numbers_of_another_one():
+    """numpy alone takes a tenth of a second of each `headgate --help`."""
+    program = "import sys, headgate.cli.app; print('numpy' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
 def test_a_base_install_gets_one_sentence_from_the_script():
     program = """
 import sys

@@ -17,6 +17,7 @@ from tests.bench.certificate import draft, shipped_bundle, shipped_pool
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/quickstart.md")
+GUIDES = ("docs/howto/reuse-answers.md",)
 CODE = (app, ask, route, up)
 ASKED = (
     r'headgate (?:ask|route)(?: --?[a-z-]+(?: \w+)?)* "([^"]+)"',
@@ -34,14 +35,14 @@ ANSWERS = {
         "bravo alfa charlie kilo golf romeo oscar uniform november delta sierra",
     ),
 }
-NO_WORKSHEET = {"Who wrote Hamlet?"}
+NO_WORKSHEET = {"Who wrote Hamlet?", "What does a ticket to Oslo cost?"}
 
 
 def _asked(text: str) -> set[str]:
     return {html.unescape(question) for pattern in ASKED for question in re.findall(pattern, text)}
 
 
-TEXTS = {page: (ROOT / page).read_text() for page in PAGES} | {
+TEXTS = {page: (ROOT / page).read_text() for page in (*PAGES, *GUIDES)} | {
     module.__name__: Path(module.__file__ or "").read_text() for module in CODE
 }
 

@@ -20,13 +20,14 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "services").rglob("*.py"))
 FACTORIES: Final = {
     "services/headgate/adapters/channels.py": "the gateway's and the laptop stack's",
-    "services/headgate/client/aio.py": "a caller's, who knows nothing of adapters",
-    "services/headgate/client/sync.py": "the same for threads",
+    "services/headgate/client/link.py": "a caller's, who knows nothing of adapters",
     "services/headgate/cli/operate.py": "one call of the operator's, then the process ends",
 }
 CAUGHT: Final = {"CancelledError", "BaseException"}
 LIMITS: Final = {"timeout", "timeout_at", "wait_for"}
 MAKERS: Final = {"insecure_channel", "secure_channel"}
+LINK: Final = "unary"
+"""The client's link calls what is chosen, after it has changed its channel if that must be."""
 
 MUTANTS: Final = {
     "swallow": """
@@ -74,6 +75,14 @@ class Client:
     async def _call(self, method, request):
         return await method(request, timeout=None)
 """,
+    "deadline forgotten by who chooses": """
+class Client:
+    async def ask(self):
+        return await self._call(lambda link: link.router_stub.Generate, request)
+    async def _call(self, choose, request):
+        return await choose(self._link)(request)
+""",
+    "deadline of what is chosen": "def ask(self):\n    return self._run(lambda link: link.stub.Route, 5)\n",
     "wrapped": """
 async def ask(self):
     async with asyncio.timeout(5):
@@ -159,19 +168,27 @@ def endless(tree: ast.AST) -> list[int]:
     """Lines where a stub is called without a deadline, or handed to somebody who gives it none."""
     stubs, helpers = Stubs(tree), _helpers(tree)
     timed = {id(call.func) for call in _calls(tree) if _passes(call, "timeout")}
-    helped = {id(call.args[0]) for call in _calls(tree) if call.args and _name(call.func) in helpers}
+    given = [call.args[0] for call in _calls(tree) if call.args and _name(call.func) in helpers]
+    helped = {id(one.body if isinstance(one, ast.Lambda) else one) for one in given}
     return [method.lineno for method in stubs.methods(tree) if id(method) not in timed | helped]
 
 
 def _helpers(tree: ast.AST) -> set[str]:
-    """Functions that call their first argument with a timeout."""
+    """Functions that call their first argument, or what it chooses, with a timeout, or have LINK do so."""
     return {
         node.name
         for node in ast.walk(tree)
         if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef)
         for call in _calls(node)
-        if _passes(call, "timeout") and _name(call.func) in {arg.arg for arg in node.args.args[:2]} - {"self"}
+        if _helps(call, {arg.arg for arg in node.args.args[:2]} - {"self"})
     }
+
+
+def _helps(call: ast.Call, first: set[str]) -> bool:
+    if _name(call.func) == LINK:
+        return bool(call.args) and _name(call.args[0]) in first
+    called = call.func.func if isinstance(call.func, ast.Call) else call.func
+    return _passes(call, "timeout") and _name(called) in first
 
 
 def wrapped(tree: ast.AST) -> list[int]:
@@ -224,6 +241,11 @@ def test_the_rule_holds_everywhere(rule: str) -> None:
         if name not in EXCUSED.get(rule, ()) and (lines := RULES[rule](tree))
     }
     assert not found
+
+
+def test_who_calls_what_is_chosen_gives_it_a_deadline() -> None:
+    (link,) = [tree for name, tree in _trees() if name.endswith("client/link.py")]
+    assert LINK in _helpers(link)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)

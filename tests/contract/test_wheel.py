@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 LARGEST_BYTES = 15_000_000
-"""The built-in pair may weigh 10 MB; the rest is text."""
+"""The built-in pair may weigh 10 MB, the table of words 4; the rest is text."""
 PROGRAM = """
 import sys
 sys.path.append({path!r})
@@ -56,6 +56,7 @@ def test_data_travels_along(names: list[PurePosixPath]) -> None:
     }
     bundles = {path.name for path in names if PurePosixPath("headgate/gateway/bundles") in path.parents}
     assert bundles >= {"builtin.bundle", "text.bundle", "text.md"}
+    assert PurePosixPath("headgate/router/words.npz") in names
 
 
 def test_nothing_else_travels_along(wheel: Path, names: list[PurePosixPath]) -> None:
@@ -73,6 +74,7 @@ def test_nothing_else_travels_along(wheel: Path, names: list[PurePosixPath]) -> 
         ".svg",
         ".png",
         ".npz",
+        ".txt",
         ".lua",
     }
 

@@ -15,7 +15,7 @@ from headgate.adapters.config import of_process
 from headgate.adapters.diagnosis import CORE_BYTES
 from headgate.client import Client, HeadgateError
 from headgate.local.ports import claim, split
-from tests.integration.gateway_rig import scrubbed
+from tests.integration.gateway_rig import metrics, scrubbed
 
 GONE_S = 30.0
 
@@ -71,6 +71,25 @@ def test_a_killed_worker_comes_back_and_answers(up, until):
                 return False
 
         until(answers)
+
+
+def test_every_worker_has_a_page_of_metrics_and_after_a_crash_a_new_one(up, until):
+    headgate = up()
+    for model in ("small", "large"):
+        where = headgate.says(rf"^{model}: metrics http://(\S+)/metrics")[1]
+        assert metrics(where)[f'headgate_worker_busy{{model="{model}"}}'] == 0
+    headgate.child("--model", "small").kill()
+    headgate.says(r"small +│ is back")
+
+    def found() -> bool:
+        """Its line may come after the one above, which is not its own."""
+        where = re.findall(r"small +│ .* serving .*metrics=(\S+)", "\n".join(headgate.lines))[-1]
+        try:
+            return metrics(where)['headgate_worker_busy{model="small"}'] == 0
+        except OSError:
+            return False
+
+    until(found)
 
 
 def test_a_killed_gateway_comes_back_on_its_port(up, until):

@@ -78,7 +78,9 @@ _WATCH_OVER = """\
                     return
 """
 _RECORDS = "../integration/test_job_records.py::"
-_JOURNEY = "        journey = Journey.of(arrival, query, deliver, watch)\n        code"
+_JOURNEY = "        journey.span = span\n"
+_ORDERED = "        scope, at = _order(news)\n        self._cache.purge(scope, at)\n"
+_CHARGED = "        price = worker.model.price if worker.model else None\n        cost = call_cost("
 
 MUTANTS = (
     Mutant(
@@ -110,7 +112,7 @@ MUTANTS = (
     ),
     Mutant(
         "the cost of an attempt is doubled",
-        {"gateway/conductor.py": {"cost = call_cost(": "cost = 2 * call_cost("}},
+        {"gateway/conductor.py": {_CHARGED: _CHARGED.replace("call_cost", "2 * call_cost")}},
         "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
         "{'charged otherwise': ",
     ),
@@ -152,8 +154,8 @@ MUTANTS = (
         "the time limit of Redis is removed",
         {
             "adapters/redis_client.py": {
-                "SOCKET_S: Final = 0.05": "SOCKET_S: Final = 60.0",
-                "timeout=cap_s": "timeout=None",
+                "SOCKET_S: Final = 0.25": "SOCKET_S: Final = 60.0",
+                "timeout=cap_s / SLICES": "timeout=None",
             }
         },
         "test_valkey.py::test_a_sick_valkey_costs_no_answer_and_is_said[frozen]",
@@ -163,7 +165,7 @@ MUTANTS = (
         "a dead answer cache is the caller's failure",
         {
             "gateway/answer_cache.py": {
-                "get(str(at))\n        except SideRoomError:": "get(str(at))\n        except LookupError:"
+                "return Found(_AWAY, ": "raise LookupError\n            return Found(_AWAY, "
             }
         },
         "test_valkey.py::test_a_sick_valkey_costs_no_answer_and_is_said[killed and restarted empty]",
@@ -171,7 +173,7 @@ MUTANTS = (
     ),
     Mutant(
         "the deadline of a worker's call is removed",
-        {"gateway/conductor.py": {"timeout=left)": "timeout=None)"}},
+        {"gateway/conductor.py": {"timeout=left, metadata": "timeout=None, metadata"}},
         "test_deadlines.py::test_each_hop_has_less_time_than_the_one_before",
         "'<' not supported between instances of 'int' and 'NoneType'",
     ),
@@ -185,9 +187,7 @@ MUTANTS = (
         "the prompt is logged",
         {
             "gateway/conductor.py": {
-                _JOURNEY: _JOURNEY.replace(
-                    "code", '_LOG.info("asked", what=str(query.messages[-1]))\n        code'
-                )
+                _JOURNEY: _JOURNEY + '        _LOG.info("asked", what=str(query.messages[-1]))\n'
             }
         },
         "test_silence.py::test_nothing_secret_leaves_by_a_side_door",
@@ -243,7 +243,7 @@ MUTANTS = (
     ),
     Mutant(
         "samples cost what they like",
-        {"gateway/shadow.py": {"self.settings.budget_nanousd": "1 << 60"}},
+        {"gateway/shadow.py": {"account, most, self.settings.budget_nanousd": "account, most, 1 << 60"}},
         "../integration/test_shadow.py::test_a_spent_budget_ends_the_samples_and_not_the_answers",
         "KeyError: 'budget'",
     ),
@@ -301,6 +301,36 @@ MUTANTS = (
         "the death of a runner's process is noticed in Celery's own time",
         {"jobs/parent.py": {"pool=Pool": 'pool="prefork"'}},
         "test_job_poison.py::test_a_process_that_is_killed_is_replaced_at_once",
-        ") < 4.0",
+        " < 4.0",
+    ),
+    Mutant(
+        "who waits for another one's answer asks all the same",
+        {"gateway/flights.py": {"asyncio.timeout(max(0.0, until - time.monotonic()))": "asyncio.timeout(0)"}},
+        "test_shared_cache.py::test_five_hundred_equal_misses_are_one_call",
+        "nobody asks twice",
+    ),
+    Mutant(
+        "the lease of a leader that is frozen has no end",
+        {"gateway/flights.py": {"LEASE_S: Final = 1.5": "LEASE_S: Final = 1e4"}},
+        "test_shared_cache.py::test_a_leader_that_is_frozen_holds_nobody_up_beyond_its_lease",
+        "one goes on for all others",
+    ),
+    Mutant(
+        "memory does not hear of a purge",
+        {"gateway/purging.py": {_ORDERED: ""}},
+        "../integration/test_shared_answers.py::test_a_purge_reaches_every_process_and_leaves_nothing[scope0]",
+        "TimeoutError",
+    ),
+    Mutant(
+        "a purge passes over tags",
+        {"gateway/purges.py": {'(*entry.tags, "")': '("",)'}},
+        "../integration/test_shared_answers.py::test_a_purge_reaches_every_process_and_leaves_nothing[scope1]",
+        "assert 0 >= 1",
+    ),
+    Mutant(
+        "a tenant's name is not part of what it asks",
+        {"gateway/answer_cache.py": {"        tenant.encode(),\n": ""}},
+        "test_shared_cache.py::test_no_answer_is_another_tenant_s_or_to_another_question",
+        "and got",
     ),
 )

@@ -143,13 +143,22 @@ async def test_a_process_that_grows_too_large_is_replaced_after_its_answer(house
 
 
 async def test_a_process_that_is_killed_is_replaced_at_once(house: House, form: Form) -> None:
-    for _ in range(form.count(10, 50)):
+    count, longest = form.count(10, 50), 0.0
+    for _ in range(count):
         before = house.processes()
         victim = random.Random(form.seed).choice(sorted(before))
         began = time.monotonic()
         psutil.Process(victim).kill()
         await eventually(lambda v=victim: house.replaced(v), what="another process")
-        assert time.monotonic() - began < REPLACED_S
+        longest = max(longest, time.monotonic() - began)
+        assert longest < REPLACED_S
+    form.note(
+        "10: a runner's killed process is replaced",
+        target=f"within {REPLACED_S:g} s",
+        measured=f"after {longest:.1f} s at most",
+        n=count,
+        met=True,
+    )
 
 
 async def test_what_names_no_job_is_dropped_with_a_line_each(house: House) -> None:

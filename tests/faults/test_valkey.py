@@ -18,7 +18,7 @@ from headgate.v1 import router_pb2_grpc, types_pb2
 from tests.faults.figures import Form
 from tests.faults.load import Sample, arrivals, open_loop, percentile
 from tests.faults.proxy import NO_FAULT, Fault, FaultProxy
-from tests.integration.gateway_rig import Stack, generate, key, metrics, stack, stub
+from tests.integration.gateway_rig import Stack, generate, key, metrics, stack, stub, without_memory
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,7 +39,7 @@ class Rig:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    with stack(tmp_path_factory) as running:
+    with stack(tmp_path_factory, without_memory()) as running:
         async with FaultProxy(running.valkey.url.partition("://")[2]) as proxy:
             gateway = running.start_gateway("behind", "--redis-url", f"redis://{proxy.address}")
             addresses = await asyncio.to_thread(gateway.addresses)

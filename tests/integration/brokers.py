@@ -293,10 +293,13 @@ class OnRabbitMQ:
         self.node.popen.send_signal(signal.SIGCONT)
 
     def forget(self) -> None:
-        """Deletes the queues."""
-        with self.node.connection(self.vhost) as connection:
-            for one in _QUEUES:
-                connection.channel().queue_delete(one)
+        """Deletes the queues, each once it is made.
+
+        RabbitMQ lists a queue before it has its process. One that is deleted in between leaves a process
+        that no queue owns, and nobody can make a queue of that name any more.
+        """
+        for one in _QUEUES:
+            wait_for(lambda queue=one: self._deleted(queue), START_S, f"{one} to be made and deleted")
 
     def held(self) -> int:
         """In the queues of the classes, and taken."""
@@ -322,6 +325,26 @@ class OnRabbitMQ:
             message = amqp.Message(b"{", content_encoding="utf-99")
             channel.basic_publish(message, routing_key=queue_of("batch"))
         return len(odd) + 1
+
+    def _deleted(self, queue: str) -> bool:
+        """Deletes a queue if its process answers, and says whether it is gone."""
+        try:
+            with self.node.connection(self.vhost) as connection:
+                # Only the process can say what is the next task; without one RabbitMQ ends the connection.
+                connection.channel().basic_get(queue)
+                connection.channel().queue_delete(queue)
+        except amqp.NotFound:
+            return True
+        except (OSError, amqp.AMQPError):
+            return False
+        return True
+
+    def lose_sight_of(self, queue: str) -> None:
+        """Forgets a queue whose process goes on, and ends all connections: what is left of a queue that is
+        deleted while it is made."""
+        resource = f'rabbit_misc:r(<<"{self.vhost}">>, queue, <<"{queue}">>)'
+        self.node.ctl("eval", f'rabbit_amqqueue:internal_delete({resource}, <<"test">>).')
+        self.node.ctl("close_all_connections", "-p", self.vhost, "test")
 
     def dead(self) -> int:
         """Tasks that it has given up."""

@@ -58,6 +58,11 @@ def config(**gateway: object) -> dict[str, Any]:
     }
 
 
+def without_memory() -> dict[str, Any]:
+    """A config under which every kept answer comes from Redis."""
+    return {**config(), "cache": {"ttl_s": 600, "memory_mb": 0}}
+
+
 def wait_for(condition: Callable[[], T], seconds: float = 30.0, what: str = "a condition") -> T:
     """What the condition returns once it is true."""
     end = time.monotonic() + seconds

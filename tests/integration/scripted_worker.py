@@ -5,8 +5,9 @@ The last message is JSON, all keys optional:
     finish   FinishReason's short name           fail    gRPC code name to end with after the chunks
     only     the one model that fails            times   how often it says all that
     hangs    the one model that says nothing, for ever
+    slow     the end of the names of requests that have the gaps; others have none
 Any other text is echoed, one with "word by word" in it so, 400 times. What happens is appended to JOURNAL,
-one JSON line each: begun, cancelled, ended.
+one JSON line each: begun, cancelled, ended, and when, by a clock that all processes share.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import sys
 from importlib import resources
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -61,6 +63,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         told = {"left_s": context.time_remaining(), "logprobs": request.logprobs}
         self.note("begun", request.request_id, **told)
         try:
+            if not request.request_id.endswith(script.get("slow", "")):
+                script["gap_s"] = 0
             await self._perform(script, request.logprobs, context)
         except asyncio.CancelledError:
             self.note("cancelled", request.request_id)
@@ -94,10 +98,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     def note(self, event: str, request_id: str, **facts: object) -> None:
         """Adds a line to the journal."""
+        line = {"event": event, "request_id": request_id, "model": self.name, "at": monotonic(), **facts}
         with self._journal.open("a") as journal:
-            journal.write(
-                json.dumps({"event": event, "request_id": request_id, "model": self.name, **facts}) + "\n"
-            )
+            journal.write(json.dumps(line) + "\n")
 
 
 def asked(request: worker_pb2.WorkerServiceGenerateRequest) -> str:

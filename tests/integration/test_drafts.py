@@ -14,6 +14,7 @@ from urllib.request import urlopen
 import grpc
 import pytest
 
+from headgate.gateway.entries import Entry, opened
 from headgate.router import bundle as bundles
 from headgate.router.offline import graph
 from headgate.v1 import router_pb2, router_pb2_grpc, types_pb2
@@ -34,6 +35,7 @@ from tests.integration.gateway_rig import (
 ACME = key("acme")
 RIGHT, WRONG = "tell me now whether 2 + 2 = 4", "tell me now whether 2 + 2 = 5"
 HELD_BACK = 8
+LOOSE = 0.5
 ENDS_BADLY = {"say": ["it is so. "] * 20 + ["2 + 2 = 5"]}
 DOUBTFUL_AT_ONCE = "2 + 2 = 5, say so word by word"
 SHORT = types_pb2.PolicyOverride(hold_back_tokens=HELD_BACK)
@@ -44,9 +46,10 @@ def bundle(folder: Path) -> Path:
     """Certificates that speak of any version, and of any length: the workers are scripted. Small is expected
     to write much."""
     chatty = graph.build(hand_made.weights(easy=4.0, tokens=20.0))
-    certificate = hand_made.certificate(models=("small", "large"), settings={})
+    usual = hand_made.certificate(models=("small", "large"), settings={})
+    loose = hand_made.certificate(risk_target=LOOSE, lam=1.2, models=("small", "large"), settings={})
     made = hand_made.reading(
-        resolution=0.9, certificates=(certificate,), graph=chatty, golden=graph.golden_vectors(chatty, 2)
+        resolution=0.9, certificates=(usual, loose), graph=chatty, golden=graph.golden_vectors(chatty, 2)
     )
     made = hand_made.shortened(made, HELD_BACK, 0)
     path = folder / "drafts.bundle"
@@ -133,6 +136,63 @@ async def test_what_became_of_a_draft_is_kept_with_the_answer(router: Stub, text
     assert text_of(again) == text_of(first)
     assert again.decision.estimates == first.decision.estimates
     assert again.decision.cost_nanousd == 0
+
+
+@pytest.mark.parametrize(("text", "model"), [(f"{RIGHT}, once", "small"), (f"{WRONG}, once", "large")])
+async def test_a_kept_answer_is_judged_again_under_other_terms(
+    running: Stack, router: Stub, text: str, model: str
+) -> None:
+    """As after a recalibration: the draft is read again, and the reference's answer holds anyway."""
+    first = await router.Generate(generate(text, request_id=f"terms-{model}"), metadata=ACME)
+    assert first.decision.model == model
+    lam = getattr(first.decision, "lambda")
+    dear = types_pb2.PolicyOverride(budget_nanousd=10**12)
+    again = await router.Generate(
+        generate(text, request_id=f"terms-{model}-2", policy_override=dear), metadata=ACME
+    )
+    assert getattr(again.decision, "lambda") != lam, "another λ, another judgement"
+    assert again.decision.cache_status == types_pb2.CACHE_STATUS_HIT
+    assert (again.decision.model, again.decision.drafted_by) == (model, "small")
+    assert text_of(again) == text_of(first)
+    assert again.decision.cost_nanousd == 0
+    assert not running.events(f"terms-{model}-2")
+
+
+async def test_a_kept_draft_that_other_terms_refuse_is_escalated_without_being_written_again(
+    router: Stub,
+) -> None:
+    text = f"{WRONG}, or cheap"
+    cheap = types_pb2.PolicyOverride(risk_target=LOOSE)
+    first = await router.Generate(generate(text, policy_override=cheap), metadata=ACME)
+    assert (first.decision.model, first.decision.drafted_by) == ("small", "small")
+    again = await router.Generate(generate(text), metadata=ACME)
+    assert (again.decision.model, again.decision.drafted_by) == ("large", "small")
+    assert [attempt.model for attempt in again.decision.attempts] == ["large"]
+    assert text_of(again) == f"large: {text}"
+    cheap_again = await router.Generate(generate(text, policy_override=cheap), metadata=ACME)
+    assert text_of(cheap_again) == f"large: {text}", "the better answer has taken the place of the first"
+    assert cheap_again.decision.cost_nanousd == 0
+
+
+async def test_a_draft_that_is_read_again_is_as_old_as_it_was(running: Stack, router: Stub) -> None:
+    text, client = f"{RIGHT}, no younger", running.valkey.client
+    cheap = types_pb2.PolicyOverride(risk_target=LOOSE)
+
+    def kept() -> list[Entry]:
+        values = {one: client.get(one) or b"" for one in client.scan_iter("headgate:answer:*")}
+        told = [
+            opened(bytes.fromhex(one.decode().rpartition(":")[2]), value) for one, value in values.items()
+        ]
+        return [one for one in told if one is not None and text in str(one.answer.message)]
+
+    await router.Generate(generate(text), metadata=ACME)
+    [first] = await eventually(kept, what="it to be kept")
+    again = await router.Generate(generate(text, policy_override=cheap), metadata=ACME)
+    assert again.decision.cache_status == types_pb2.CACHE_STATUS_HIT
+    [then] = await eventually(
+        lambda: [one for one in kept() if one.terms != first.terms], what="the same again"
+    )
+    assert (then.made_at, then.expires_at, then.took_s) == (first.made_at, first.expires_at, first.took_s)
 
 
 async def test_escalations_and_wasted_tokens_are_counted(running: Stack, router: Stub) -> None:

@@ -24,6 +24,7 @@ from tests.integration.gateway_rig import (
     fields,
     generate,
     key,
+    metrics,
     query,
     refusal,
     stack,
@@ -92,6 +93,60 @@ async def test_no_method_answers_without_a_key(
     none_sent = dict(CREDENTIALS[credentials]).get("authorization", "") == ""
     assert status_map.reason_of(details(error)) == ("KEY_MISSING" if none_sent else "KEY_INVALID")
     assert not any(secret in str(error) for secret in SECRETS.values())
+
+
+async def test_who_is_refused_is_counted_by_method_and_those_that_nobody_knows_together(
+    running: Stack, channel: grpc.aio.Channel
+) -> None:
+    def counted() -> dict[str, float]:
+        seen = metrics(running.addresses["metrics"])
+        name = 'headgate_requests_total{code="UNAUTHENTICATED",method="'
+        return {one.removeprefix(name)[:-2]: seen[one] for one in seen if one.startswith(name)}
+
+    before = counted()
+    for method in METHODS:
+        await refusal(raw(channel, method)(b"", timeout=20))
+    more = {name: value - before.get(name, 0) for name, value in counted().items()}
+    ours = SERVICES["headgate.v1.RouterService"] + SERVICES["headgate.v1.JobService"]
+    assert more == {**dict.fromkeys(ours, 1.0), "other": len(METHODS) - len(ours)}
+
+
+async def test_nothing_that_a_caller_says_is_a_label(running: Stack, channel: grpc.aio.Channel) -> None:
+    """Once each kind of request was seen, a hundred of each with other words add no series."""
+
+    async def round_of(word: str) -> None:
+        said = (*ACME, ("tenant", word), ("traceparent", word), ("headgate-ticket", word),
+                ("headgate-run", word), ("headgate-upgrades", word))  # fmt: skip
+        router = stub(channel)
+        asked = query(f"word {word}", request_id=word, session=word, metadata={word: word})
+        asked.cache.tags.append(word)
+        await router.Generate(router_pb2.GenerateRequest(query=asked), metadata=said, timeout=20)
+        async for _ in router.StreamGenerate(
+            router_pb2.StreamGenerateRequest(query=asked), metadata=said, timeout=20
+        ):
+            pass
+        able = generate("hi", required_capabilities=[word])
+        await refusal(router.Generate(able, metadata=said, timeout=20))
+        await refusal(router.Generate(generate("hi", model=word), metadata=said, timeout=20))
+        outcome = router_pb2.RecordOutcomeRequest(
+            request_id=word, model=word, quality=1, source=router_pb2.OUTCOME_SOURCE_USER
+        )
+        await router.RecordOutcome(outcome, metadata=said, timeout=20)
+        await refusal(raw(channel, f"/headgate.v1.RouterService/{word}")(b"", timeout=20))
+        await refusal(raw(channel, f"/{word}/Generate")(b"", metadata=said, timeout=20))
+        await refusal(
+            raw(channel, METHODS[0])(b"", metadata=(("authorization", f"Bearer {word}.{word}"),), timeout=20)
+        )
+
+    def series() -> set[str]:
+        return set(metrics(running.addresses["metrics"]))
+
+    await round_of("first")
+    await round_of("first")
+    before = series()
+    for number in range(100):
+        await round_of(f"w{number}")
+    assert series() == before
 
 
 async def test_a_huge_key_is_turned_away_at_once(channel: grpc.aio.Channel) -> None:

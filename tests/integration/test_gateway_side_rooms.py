@@ -12,7 +12,17 @@ import grpc
 import pytest
 
 from headgate.v1 import admin_pb2, router_pb2, router_pb2_grpc, types_pb2
-from tests.integration.gateway_rig import Stack, eventually, generate, key, metrics, refusal, stack, stub
+from tests.integration.gateway_rig import (
+    Stack,
+    eventually,
+    generate,
+    key,
+    metrics,
+    refusal,
+    stack,
+    stub,
+    without_memory,
+)
 
 ACME = key("acme")
 Stub = router_pb2_grpc.RouterServiceStub
@@ -23,7 +33,7 @@ OUTCOME = router_pb2.RecordOutcomeRequest(
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with stack(tmp_path_factory) as one:
+    with stack(tmp_path_factory, without_memory()) as one:
         yield one
 
 
@@ -76,6 +86,21 @@ async def test_a_dead_redis_costs_nobody_an_answer(running: Stack, router: Stub)
     await settled(router)
     await router.RecordOutcome(OUTCOME, metadata=ACME)
     assert breaker_open(running) == 0
+
+
+async def test_the_status_of_an_idle_process_says_what_a_request_would_miss_now(
+    running: Stack, router: Stub
+) -> None:
+    side_rooms = {types_pb2.DEGRADATION_CACHE, types_pb2.DEGRADATION_LEDGER}
+    await settled(router)
+    running.valkey.stop()
+    try:
+        assert side_rooms <= await degraded(running)
+    finally:
+        running.valkey.start()
+    async with asyncio.timeout(60):
+        while side_rooms & await degraded(running):
+            await asyncio.sleep(0.05)
 
 
 async def test_a_frozen_redis_slows_nobody_much(running: Stack, router: Stub) -> None:

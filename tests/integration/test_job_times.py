@@ -134,6 +134,20 @@ async def test_a_day_s_budget_holds_and_the_rest_waits_for_the_next_day(client: 
     assert await jobs.claim("beta", "rich") is not None, "a budget is a tenant's"
 
 
+async def test_what_is_left_of_a_day_s_budgets_is_known_of_every_tenant(client: Redis) -> None:
+    jobs = RedisJobs(client, replace(SHORT, lease_s=30, batch_budget_nanousd=100, upgrade_budget_nanousd=20))
+    for name in ("first", "second"):
+        await jobs.submit(submission(name))
+    assert await jobs.end(await claimed(jobs, "first"), State.DONE, answer=b"a", cost_nanousd=30)
+    await claimed(jobs, "second")
+    today = int(time.time() // 86_400)
+    assert await jobs.left(["acme", "beta"], today) == [
+        ("acme", "batch", 40), ("beta", "batch", 100), ("acme", "escalation", 20), ("beta", "escalation", 20),
+    ]  # fmt: skip
+    assert await jobs.left(["acme"], today + 1) == [("acme", "batch", 100), ("acme", "escalation", 20)]
+    assert await RedisJobs(client, SHORT).left(["acme"], today) == [], "there is no limit"
+
+
 async def test_upgrades_have_a_budget_of_their_own(client: Redis) -> None:
     jobs = RedisJobs(client, replace(SHORT, lease_s=30, batch_budget_nanousd=1, upgrade_budget_nanousd=20))
     for name in ("first", "second"):

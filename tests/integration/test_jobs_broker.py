@@ -7,14 +7,15 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 
+import amqp
 import pytest
 
-from headgate.adapters.job_brokers import DEAD, PUT_S
+from headgate.adapters.job_brokers import DEAD, PUT_S, broker_of
 from headgate.adapters.job_queue import CLASSES, queue_of
 from headgate.adapters.redis_jobs import State
 from headgate.v1 import jobs_pb2, jobs_pb2_grpc
 from tests.integration.brokers import Broker, Node, OnRabbitMQ
-from tests.integration.gateway_rig import key, query, text_of
+from tests.integration.gateway_rig import eventually, key, query, text_of
 from tests.integration.job_rig import Jobs, JobStack, answer_of, job_stack, kill, until
 
 LONG: dict[str, object] = {"say": ["still "], "times": 60, "gap_s": 0.05}
@@ -49,7 +50,8 @@ async def test_a_broker_that_stops_and_starts_costs_no_job_and_no_submission(job
     stack, broker = jobs.stack, jobs.stack.broker
     full = ("under-way-0", "under-way-1")
     for name in full:
-        await jobs.submit(name, LONG)
+        # Two that ask the same would be one call of a worker.
+        await jobs.submit(name, {**LONG, "nonce": name})
         await jobs.running(name)
     await asyncio.to_thread(broker.stop)
     took = [await submitted(stack, f"between-{number}") for number in range(5)]
@@ -137,6 +139,37 @@ async def test_a_runner_takes_as_many_tasks_as_it_has_places_and_leaves_no_queue
     assert runner.stop() == 0
     assert await listed(*consumers) == []
     assert "delayed" not in runner.log.read_text(), "it has no right to what Celery wants for delays"
+
+
+async def test_a_queue_that_rabbitmq_cannot_make_again_costs_no_job_once_the_node_starts_anew(
+    rabbit: JobStack, rabbitmq: Node
+) -> None:
+    broker, jobs = rabbit.broker, Jobs(rabbit)
+    assert isinstance(broker, OnRabbitMQ)
+    reconciler, runner = rabbit.start("reconciler"), rabbit.start("runner")
+    name = queue_of("batch")
+    await asyncio.to_thread(broker.lose_sight_of, name)
+    await submitted(rabbit, "stuck")
+
+    def refused() -> bool:
+        try:
+            with rabbitmq.connection(broker.vhost) as connection:
+                # As runners do: another kind of queue, if only for a moment, would end them.
+                arguments = dict(broker_of(broker.url).queue)
+                connection.channel().queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+        except amqp.InternalError as error:
+            return "cluster_not_formed" in str(error)
+        # While another one is being refused, the queue is listed.
+        return False
+
+    await eventually(refused, what=f"{name} to be refused")
+    assert (await jobs.record("stuck")).state is State.QUEUED
+    await asyncio.to_thread(broker.stop)
+    await asyncio.to_thread(broker.start)
+    record = await jobs.ended("stuck")
+    assert (text_of(answer_of(record)), record.runs) == ("small: word stuck", 1)
+    await jobs.close()
+    assert (reconciler.stop(), runner.stop()) == (0, 0)
 
 
 async def test_a_runner_that_may_not_log_in_ends_and_says_why(rabbit: JobStack, rabbitmq: Node) -> None:

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from headgate.v1 import types_pb2 as headgate_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headgate/v1/admin.proto\x12\x0bheadgate.v1\x1a\x17headgate/v1/types.proto\"\x12\n\x10GetStatusRequest\"N\n\x0bModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\t\"\xf7\x02\n\x11GetStatusResponse\x12\x18\n\x10headgate_version\x18\x01 \x01(\t\x12(\n\x06models\x18\x02 \x03(\x0b\x32\x18.headgate.v1.ModelStatus\x12\x16\n\x0e\x62undle_version\x18\x03 \x01(\t\x12\x16\n\x0epolicy_version\x18\x04 \x01(\t\x12-\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0b\x32\x18.headgate.v1.Certificate\x12*\n\x08\x64\x65graded\x18\x06 \x03(\x0e\x32\x18.headgate.v1.Degradation\x12>\n\x08requests\x18\x07 \x03(\x0b\x32,.headgate.v1.GetStatusResponse.RequestsEntry\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x10\n\x08warnings\x18\t \x03(\t\x1a/\n\rRequestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x15\n\x13ReloadConfigRequest\"-\n\x14ReloadConfigResponse\x12\x15\n\rconfig_digest\x18\x01 \x01(\t\"\x15\n\x13ReloadBundleRequest\".\n\x14ReloadBundleResponse\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\t2\x84\x02\n\x0c\x41\x64minService\x12J\n\tGetStatus\x12\x1d.headgate.v1.GetStatusRequest\x1a\x1e.headgate.v1.GetStatusResponse\x12S\n\x0cReloadConfig\x12 .headgate.v1.ReloadConfigRequest\x1a!.headgate.v1.ReloadConfigResponse\x12S\n\x0cReloadBundle\x12 .headgate.v1.ReloadBundleRequest\x1a!.headgate.v1.ReloadBundleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headgate/v1/admin.proto\x12\x0bheadgate.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17headgate/v1/types.proto\"\x12\n\x10GetStatusRequest\"N\n\x0bModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\t\"\xf0\x01\n\x0eSemanticStatus\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05heard\x18\x02 \x01(\x08\x12\x0e\n\x06\x61udits\x18\x03 \x01(\x03\x12\x11\n\tdifferent\x18\x04 \x01(\x03\x12\r\n\x05kinds\x18\x05 \x01(\x03\x12\x0f\n\x07serving\x18\x06 \x01(\x03\x12\x17\n\nsimilarity\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rwrong_at_most\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nwrong_hits\x18\t \x01(\x01\x12\x12\n\nconfidence\x18\n \x01(\x01\x42\r\n\x0b_similarityB\x10\n\x0e_wrong_at_most\"\xa6\x03\n\x11GetStatusResponse\x12\x18\n\x10headgate_version\x18\x01 \x01(\t\x12(\n\x06models\x18\x02 \x03(\x0b\x32\x18.headgate.v1.ModelStatus\x12\x16\n\x0e\x62undle_version\x18\x03 \x01(\t\x12\x16\n\x0epolicy_version\x18\x04 \x01(\t\x12-\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0b\x32\x18.headgate.v1.Certificate\x12*\n\x08\x64\x65graded\x18\x06 \x03(\x0e\x32\x18.headgate.v1.Degradation\x12>\n\x08requests\x18\x07 \x03(\x0b\x32,.headgate.v1.GetStatusResponse.RequestsEntry\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x10\n\x08warnings\x18\t \x03(\t\x12-\n\x08semantic\x18\n \x03(\x0b\x32\x1b.headgate.v1.SemanticStatus\x1a/\n\rRequestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x15\n\x13ReloadConfigRequest\"-\n\x14ReloadConfigResponse\x12\x15\n\rconfig_digest\x18\x01 \x01(\t\"\x15\n\x13ReloadBundleRequest\".\n\x14ReloadBundleResponse\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\t\"\xb4\x01\n\x11PurgeCacheRequest\x12;\n\x06tenant\x18\x01 \x01(\tB+\xbaH(r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$\xd8\x01\x01\x12\x17\n\x05model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\x12\x38\n\x03tag\x18\x03 \x01(\tB+\xbaH(r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$\xd8\x01\x01\x12\x0f\n\x07unknown\x18\x04 \x01(\x08\"%\n\x12PurgeCacheResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x03\x32\xd3\x02\n\x0c\x41\x64minService\x12J\n\tGetStatus\x12\x1d.headgate.v1.GetStatusRequest\x1a\x1e.headgate.v1.GetStatusResponse\x12S\n\x0cReloadConfig\x12 .headgate.v1.ReloadConfigRequest\x1a!.headgate.v1.ReloadConfigResponse\x12S\n\x0cReloadBundle\x12 .headgate.v1.ReloadBundleRequest\x1a!.headgate.v1.ReloadBundleResponse\x12M\n\nPurgeCache\x12\x1e.headgate.v1.PurgeCacheRequest\x1a\x1f.headgate.v1.PurgeCacheResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,22 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETSTATUSRESPONSE_REQUESTSENTRY']._loaded_options = None
   _globals['_GETSTATUSRESPONSE_REQUESTSENTRY']._serialized_options = b'8\001'
-  _globals['_GETSTATUSREQUEST']._serialized_start=65
-  _globals['_GETSTATUSREQUEST']._serialized_end=83
-  _globals['_MODELSTATUS']._serialized_start=85
-  _globals['_MODELSTATUS']._serialized_end=163
-  _globals['_GETSTATUSRESPONSE']._serialized_start=166
-  _globals['_GETSTATUSRESPONSE']._serialized_end=541
-  _globals['_GETSTATUSRESPONSE_REQUESTSENTRY']._serialized_start=494
-  _globals['_GETSTATUSRESPONSE_REQUESTSENTRY']._serialized_end=541
-  _globals['_RELOADCONFIGREQUEST']._serialized_start=543
-  _globals['_RELOADCONFIGREQUEST']._serialized_end=564
-  _globals['_RELOADCONFIGRESPONSE']._serialized_start=566
-  _globals['_RELOADCONFIGRESPONSE']._serialized_end=611
-  _globals['_RELOADBUNDLEREQUEST']._serialized_start=613
-  _globals['_RELOADBUNDLEREQUEST']._serialized_end=634
-  _globals['_RELOADBUNDLERESPONSE']._serialized_start=636
-  _globals['_RELOADBUNDLERESPONSE']._serialized_end=682
-  _globals['_ADMINSERVICE']._serialized_start=685
-  _globals['_ADMINSERVICE']._serialized_end=945
+  _globals['_PURGECACHEREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_PURGECACHEREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H(r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$\330\001\001'
+  _globals['_PURGECACHEREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_PURGECACHEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\005r\003(\200\001'
+  _globals['_PURGECACHEREQUEST'].fields_by_name['tag']._loaded_options = None
+  _globals['_PURGECACHEREQUEST'].fields_by_name['tag']._serialized_options = b'\272H(r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$\330\001\001'
+  _globals['_GETSTATUSREQUEST']._serialized_start=94
+  _globals['_GETSTATUSREQUEST']._serialized_end=112
+  _globals['_MODELSTATUS']._serialized_start=114
+  _globals['_MODELSTATUS']._serialized_end=192
+  _globals['_SEMANTICSTATUS']._serialized_start=195
+  _globals['_SEMANTICSTATUS']._serialized_end=435
+  _globals['_GETSTATUSRESPONSE']._serialized_start=438
+  _globals['_GETSTATUSRESPONSE']._serialized_end=860
+  _globals['_GETSTATUSRESPONSE_REQUESTSENTRY']._serialized_start=813
+  _globals['_GETSTATUSRESPONSE_REQUESTSENTRY']._serialized_end=860
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=862
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=883
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=885
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=930
+  _globals['_RELOADBUNDLEREQUEST']._serialized_start=932
+  _globals['_RELOADBUNDLEREQUEST']._serialized_end=953
+  _globals['_RELOADBUNDLERESPONSE']._serialized_start=955
+  _globals['_RELOADBUNDLERESPONSE']._serialized_end=1001
+  _globals['_PURGECACHEREQUEST']._serialized_start=1004
+  _globals['_PURGECACHEREQUEST']._serialized_end=1184
+  _globals['_PURGECACHERESPONSE']._serialized_start=1186
+  _globals['_PURGECACHERESPONSE']._serialized_end=1223
+  _globals['_ADMINSERVICE']._serialized_start=1226
+  _globals['_ADMINSERVICE']._serialized_end=1565
 # @@protoc_insertion_point(module_scope)

@@ -62,6 +62,71 @@ class ModelStatus(google.protobuf.message.Message):
 Global___ModelStatus: typing_extensions.TypeAlias = ModelStatus
 
 @typing.final
+class SemanticStatus(google.protobuf.message.Message):
+    """What audits say of a tenant's semantic cache, as far as this process has heard. Each kind of question, those that follow
+    the same messages, earns its hits by itself.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    HEARD_FIELD_NUMBER: builtins.int
+    AUDITS_FIELD_NUMBER: builtins.int
+    DIFFERENT_FIELD_NUMBER: builtins.int
+    KINDS_FIELD_NUMBER: builtins.int
+    SERVING_FIELD_NUMBER: builtins.int
+    SIMILARITY_FIELD_NUMBER: builtins.int
+    WRONG_AT_MOST_FIELD_NUMBER: builtins.int
+    WRONG_HITS_FIELD_NUMBER: builtins.int
+    CONFIDENCE_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """Whose it is."""
+    heard: builtins.bool
+    """True while this process hears what all of them find out. It listens from the tenant's first question on, and serves no
+    semantic hit while it does not hear.
+    """
+    audits: builtins.int
+    """Audits that count, 0 or more."""
+    different: builtins.int
+    """Those of which the two answers differed, 0 or more."""
+    kinds: builtins.int
+    """Kinds of questions that have audits, 0 or more."""
+    serving: builtins.int
+    """Those of which hits are served now, as far as they were asked lately, 0 or more."""
+    similarity: builtins.float
+    """The least similarity that any of those is served from, in [-1, 1]. Unset while none is."""
+    wrong_at_most: builtins.float
+    """What audits bound the share of wrong hits by, in [0, 1]: of the kind with most audits, if any is served of those. Unset
+    until a like question was found.
+    """
+    wrong_hits: builtins.float
+    """The bound that hits are served under, in (0, 1)."""
+    confidence: builtins.float
+    """How sure both are, in (0, 1)."""
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        heard: builtins.bool = ...,
+        audits: builtins.int = ...,
+        different: builtins.int = ...,
+        kinds: builtins.int = ...,
+        serving: builtins.int = ...,
+        similarity: builtins.float | None = ...,
+        wrong_at_most: builtins.float | None = ...,
+        wrong_hits: builtins.float = ...,
+        confidence: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_similarity", b"_similarity", "_wrong_at_most", b"_wrong_at_most", "similarity", b"similarity", "wrong_at_most", b"wrong_at_most"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_similarity", b"_similarity", "_wrong_at_most", b"_wrong_at_most", "audits", b"audits", "confidence", b"confidence", "different", b"different", "heard", b"heard", "kinds", b"kinds", "serving", b"serving", "similarity", b"similarity", "tenant", b"tenant", "wrong_at_most", b"wrong_at_most", "wrong_hits", b"wrong_hits"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_similarity", b"_similarity"]) -> typing.Literal["similarity"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_wrong_at_most", b"_wrong_at_most"]) -> typing.Literal["wrong_at_most"] | None: ...
+
+Global___SemanticStatus: typing_extensions.TypeAlias = SemanticStatus
+
+@typing.final
 class GetStatusResponse(google.protobuf.message.Message):
     """What is loaded and what is missing."""
 
@@ -92,6 +157,7 @@ class GetStatusResponse(google.protobuf.message.Message):
     REQUESTS_FIELD_NUMBER: builtins.int
     DRAINING_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
+    SEMANTIC_FIELD_NUMBER: builtins.int
     headgate_version: builtins.str
     """The release of Headgate."""
     bundle_version: builtins.str
@@ -120,6 +186,10 @@ class GetStatusResponse(google.protobuf.message.Message):
     def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """What the operator should know of how the servers beside it are set up, as they were at the start: a sentence each."""
 
+    @property
+    def semantic(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SemanticStatus]:
+        """The semantic cache of each tenant that has it on, by name. Empty where the operator has it off."""
+
     def __init__(
         self,
         *,
@@ -132,9 +202,10 @@ class GetStatusResponse(google.protobuf.message.Message):
         requests: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         draining: builtins.bool = ...,
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
+        semantic: collections.abc.Iterable[Global___SemanticStatus] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["certificate", b"certificate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bundle_version", b"bundle_version", "certificate", b"certificate", "degraded", b"degraded", "draining", b"draining", "headgate_version", b"headgate_version", "models", b"models", "policy_version", b"policy_version", "requests", b"requests", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bundle_version", b"bundle_version", "certificate", b"certificate", "degraded", b"degraded", "draining", b"draining", "headgate_version", b"headgate_version", "models", b"models", "policy_version", b"policy_version", "requests", b"requests", "semantic", b"semantic", "warnings", b"warnings"]) -> None: ...
 
 Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse
 
@@ -197,3 +268,51 @@ class ReloadBundleResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["bundle_version", b"bundle_version"]) -> None: ...
 
 Global___ReloadBundleResponse: typing_extensions.TypeAlias = ReloadBundleResponse
+
+@typing.final
+class PurgeCacheRequest(google.protobuf.message.Message):
+    """Which answers are to go: those to which all that is set applies."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    TAG_FIELD_NUMBER: builtins.int
+    UNKNOWN_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """Whose answers. Empty means every tenant's."""
+    model: builtins.str
+    """Those of this model only. Empty means of any."""
+    tag: builtins.str
+    """Those with this tag only, as in CacheControl. Empty means with any or none."""
+    unknown: builtins.bool
+    """Takes tenant and model as they are, though the config has none of that name: one that was removed."""
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        model: builtins.str = ...,
+        tag: builtins.str = ...,
+        unknown: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "tag", b"tag", "tenant", b"tenant", "unknown", b"unknown"]) -> None: ...
+
+Global___PurgeCacheRequest: typing_extensions.TypeAlias = PurgeCacheRequest
+
+@typing.final
+class PurgeCacheResponse(google.protobuf.message.Message):
+    """What has gone."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: builtins.int
+    removed: builtins.int
+    """Answers that were removed from Redis, 0 or more."""
+    def __init__(
+        self,
+        *,
+        removed: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["removed", b"removed"]) -> None: ...
+
+Global___PurgeCacheResponse: typing_extensions.TypeAlias = PurgeCacheResponse

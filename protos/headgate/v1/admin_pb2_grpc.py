@@ -50,6 +50,11 @@ class AdminServiceStub(object):
                 request_serializer=headgate_dot_v1_dot_admin__pb2.ReloadBundleRequest.SerializeToString,
                 response_deserializer=headgate_dot_v1_dot_admin__pb2.ReloadBundleResponse.FromString,
                 _registered_method=True)
+        self.PurgeCache = channel.unary_unary(
+                '/headgate.v1.AdminService/PurgeCache',
+                request_serializer=headgate_dot_v1_dot_admin__pb2.PurgeCacheRequest.SerializeToString,
+                response_deserializer=headgate_dot_v1_dot_admin__pb2.PurgeCacheResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -78,6 +83,16 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PurgeCache(self, request, context):
+        """Takes answers out of the answer cache, for every gateway process on the same Redis. From its reply on none of them is
+        given again, one that is being written among them. UNAVAILABLE where Redis does not take the order; then nothing is
+        promised, and it is to be given again. INVALID_ARGUMENT names a tenant or model that the config does not have, unless
+        `unknown` is set: a slip of the pen would read like an answer cache that had nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +110,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ReloadBundle,
                     request_deserializer=headgate_dot_v1_dot_admin__pb2.ReloadBundleRequest.FromString,
                     response_serializer=headgate_dot_v1_dot_admin__pb2.ReloadBundleResponse.SerializeToString,
+            ),
+            'PurgeCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeCache,
+                    request_deserializer=headgate_dot_v1_dot_admin__pb2.PurgeCacheRequest.FromString,
+                    response_serializer=headgate_dot_v1_dot_admin__pb2.PurgeCacheResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +199,33 @@ class AdminService(object):
             '/headgate.v1.AdminService/ReloadBundle',
             headgate_dot_v1_dot_admin__pb2.ReloadBundleRequest.SerializeToString,
             headgate_dot_v1_dot_admin__pb2.ReloadBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headgate.v1.AdminService/PurgeCache',
+            headgate_dot_v1_dot_admin__pb2.PurgeCacheRequest.SerializeToString,
+            headgate_dot_v1_dot_admin__pb2.PurgeCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

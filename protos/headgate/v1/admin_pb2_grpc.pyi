@@ -73,7 +73,23 @@ _AdminServiceReloadBundleType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetStatusType, _AdminServiceReloadConfigType, _AdminServiceReloadBundleType]):
+_AdminServicePurgeCacheType = typing_extensions.TypeVar(
+    '_AdminServicePurgeCacheType',
+    grpc.UnaryUnaryMultiCallable[
+        headgate.v1.admin_pb2.PurgeCacheRequest,
+        headgate.v1.admin_pb2.PurgeCacheResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        headgate.v1.admin_pb2.PurgeCacheRequest,
+        headgate.v1.admin_pb2.PurgeCacheResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        headgate.v1.admin_pb2.PurgeCacheRequest,
+        headgate.v1.admin_pb2.PurgeCacheResponse,
+    ],
+)
+
+class AdminServiceStub(typing.Generic[_AdminServiceGetStatusType, _AdminServiceReloadConfigType, _AdminServiceReloadBundleType, _AdminServicePurgeCacheType]):
     """Shows and changes a running gateway process."""
 
     @typing.overload
@@ -89,6 +105,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetStatusType, _AdminServiceR
         grpc.UnaryUnaryMultiCallable[
             headgate.v1.admin_pb2.ReloadBundleRequest,
             headgate.v1.admin_pb2.ReloadBundleResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            headgate.v1.admin_pb2.PurgeCacheRequest,
+            headgate.v1.admin_pb2.PurgeCacheResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -106,6 +126,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetStatusType, _AdminServiceR
             headgate.v1.admin_pb2.ReloadBundleRequest,
             headgate.v1.admin_pb2.ReloadBundleResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            headgate.v1.admin_pb2.PurgeCacheRequest,
+            headgate.v1.admin_pb2.PurgeCacheResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetStatus: _AdminServiceGetStatusType
@@ -119,6 +143,13 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetStatusType, _AdminServiceR
     ReloadBundle: _AdminServiceReloadBundleType
     """Reads the bundle file again. FAILED_PRECONDITION says what is wrong with it, and the old bundle keeps serving."""
 
+    PurgeCache: _AdminServicePurgeCacheType
+    """Takes answers out of the answer cache, for every gateway process on the same Redis. From its reply on none of them is
+    given again, one that is being written among them. UNAVAILABLE where Redis does not take the order; then nothing is
+    promised, and it is to be given again. INVALID_ARGUMENT names a tenant or model that the config does not have, unless
+    `unknown` is set: a slip of the pen would read like an answer cache that had nothing.
+    """
+
 AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         headgate.v1.admin_pb2.GetStatusRequest,
@@ -131,6 +162,10 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         headgate.v1.admin_pb2.ReloadBundleRequest,
         headgate.v1.admin_pb2.ReloadBundleResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        headgate.v1.admin_pb2.PurgeCacheRequest,
+        headgate.v1.admin_pb2.PurgeCacheResponse,
     ],
 ]
 
@@ -162,5 +197,17 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[headgate.v1.admin_pb2.ReloadBundleResponse, collections.abc.Awaitable[headgate.v1.admin_pb2.ReloadBundleResponse]]:
         """Reads the bundle file again. FAILED_PRECONDITION says what is wrong with it, and the old bundle keeps serving."""
+
+    @abc.abstractmethod
+    def PurgeCache(
+        self,
+        request: headgate.v1.admin_pb2.PurgeCacheRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headgate.v1.admin_pb2.PurgeCacheResponse, collections.abc.Awaitable[headgate.v1.admin_pb2.PurgeCacheResponse]]:
+        """Takes answers out of the answer cache, for every gateway process on the same Redis. From its reply on none of them is
+        given again, one that is being written among them. UNAVAILABLE where Redis does not take the order; then nothing is
+        promised, and it is to be given again. INVALID_ARGUMENT names a tenant or model that the config does not have, unless
+        `unknown` is set: a slip of the pen would read like an answer cache that had nothing.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

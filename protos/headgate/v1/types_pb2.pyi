@@ -141,9 +141,13 @@ class _CacheStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     CACHE_STATUS_HIT: _CacheStatus.ValueType  # 2
     """Answered from the cache; the call cost nothing."""
     CACHE_STATUS_BYPASS: _CacheStatus.ValueType  # 3
-    """Not looked up: switched off, or the answer would not be deterministic."""
+    """Not looked up: switched off, asked for, or the answer would not be deterministic."""
     CACHE_STATUS_UNAVAILABLE: _CacheStatus.ValueType  # 4
     """The cache could not be asked."""
+    CACHE_STATUS_SEMANTIC_HIT: _CacheStatus.ValueType  # 5
+    """Answered from the cache, with the answer to another query that means the same; the call cost nothing."""
+    CACHE_STATUS_RENEWED: _CacheStatus.ValueType  # 6
+    """Asked again shortly before the kept answer expires. Only in records: no caller waited for it."""
 
 class CacheStatus(_CacheStatus, metaclass=_CacheStatusEnumTypeWrapper):
     """What the answer cache had to do with an answer."""
@@ -155,9 +159,13 @@ CACHE_STATUS_MISS: CacheStatus.ValueType  # 1
 CACHE_STATUS_HIT: CacheStatus.ValueType  # 2
 """Answered from the cache; the call cost nothing."""
 CACHE_STATUS_BYPASS: CacheStatus.ValueType  # 3
-"""Not looked up: switched off, or the answer would not be deterministic."""
+"""Not looked up: switched off, asked for, or the answer would not be deterministic."""
 CACHE_STATUS_UNAVAILABLE: CacheStatus.ValueType  # 4
 """The cache could not be asked."""
+CACHE_STATUS_SEMANTIC_HIT: CacheStatus.ValueType  # 5
+"""Answered from the cache, with the answer to another query that means the same; the call cost nothing."""
+CACHE_STATUS_RENEWED: CacheStatus.ValueType  # 6
+"""Asked again shortly before the kept answer expires. Only in records: no caller waited for it."""
 Global___CacheStatus: typing_extensions.TypeAlias = CacheStatus
 
 class _Degradation:
@@ -335,6 +343,37 @@ class PolicyOverride(google.protobuf.message.Message):
 Global___PolicyOverride: typing_extensions.TypeAlias = PolicyOverride
 
 @typing.final
+class CacheControl(google.protobuf.message.Message):
+    """What a query asks of the answer cache."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TAGS_FIELD_NUMBER: builtins.int
+    BYPASS_FIELD_NUMBER: builtins.int
+    EXACT_ONLY_FIELD_NUMBER: builtins.int
+    bypass: builtins.bool
+    """Neither answers from the cache nor keeps the answer."""
+    exact_only: builtins.bool
+    """Takes no answer to another query that means the same, though the tenant's semantic cache is on."""
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Marks the answer, so that it can be purged with others of the same tag. A kept answer is given only to who asks for
+        no tag that it lacks; else a model answers anew, and that answer carries both. Who asks without tags gets any. At
+        most 8, each of 1 to 64 characters of [A-Za-z0-9._-].
+        """
+
+    def __init__(
+        self,
+        *,
+        tags: collections.abc.Iterable[builtins.str] | None = ...,
+        bypass: builtins.bool = ...,
+        exact_only: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bypass", b"bypass", "exact_only", b"exact_only", "tags", b"tags"]) -> None: ...
+
+Global___CacheControl: typing_extensions.TypeAlias = CacheControl
+
+@typing.final
 class Query(google.protobuf.message.Message):
     """What a caller wants answered. The tenant is not part of it: it follows from the call's credentials."""
 
@@ -364,6 +403,7 @@ class Query(google.protobuf.message.Message):
     SESSION_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
     REQUIRED_CAPABILITIES_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Names this request: records, outcomes and logs carry it. 1 to 128 characters of [A-Za-z0-9._:-]. Empty means
     that the gateway makes one.
@@ -399,6 +439,10 @@ class Query(google.protobuf.message.Message):
         the pool has them.
         """
 
+    @property
+    def cache(self) -> Global___CacheControl:
+        """Empty means that the answer cache is used as usual."""
+
     def __init__(
         self,
         *,
@@ -410,9 +454,10 @@ class Query(google.protobuf.message.Message):
         session: builtins.str = ...,
         metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         required_capabilities: collections.abc.Iterable[builtins.str] | None = ...,
+        cache: Global___CacheControl | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["policy_override", b"policy_override", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["messages", b"messages", "metadata", b"metadata", "model", b"model", "policy_override", b"policy_override", "request_id", b"request_id", "required_capabilities", b"required_capabilities", "sampling", b"sampling", "session", b"session"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["cache", b"cache", "policy_override", b"policy_override", "sampling", b"sampling"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "messages", b"messages", "metadata", b"metadata", "model", b"model", "policy_override", b"policy_override", "request_id", b"request_id", "required_capabilities", b"required_capabilities", "sampling", b"sampling", "session", b"session"]) -> None: ...
 
 Global___Query: typing_extensions.TypeAlias = Query
 
@@ -528,14 +573,15 @@ class Certificate(google.protobuf.message.Message):
     REFERENCE_MODEL_FIELD_NUMBER: builtins.int
     WINDOW_FIELD_NUMBER: builtins.int
     SLICES_FIELD_NUMBER: builtins.int
+    SEMANTIC_WRONG_HITS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Identifies the certificate within its bundle."""
     loss: builtins.str
     """The loss that is bounded: `regret` or `net`."""
     risk_target: builtins.float
-    """The bound, in (0, 1)."""
+    """The bound, in (0, 1). `semantic_wrong_hits` is part of it."""
     confidence: builtins.float
-    """1 - delta, in (0, 1)."""
+    """1 - delta, in (0, 1); where `semantic_wrong_hits` is part of the bound, the deltas of both are added."""
     n: builtins.int
     """Labelled queries it rests on."""
     data_fingerprint: builtins.str
@@ -544,6 +590,8 @@ class Certificate(google.protobuf.message.Message):
     """The model that quality is compared with."""
     window: builtins.int
     """Over how many covered requests the share can be held against risk_target. 0 means only in the long run."""
+    semantic_wrong_hits: builtins.float
+    """What the tenant's semantic cache adds to the bound: its own on wrong hits. 0 where that is off."""
     @property
     def created(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """The day it was made."""
@@ -570,9 +618,10 @@ class Certificate(google.protobuf.message.Message):
         reference_model: builtins.str = ...,
         window: builtins.int = ...,
         slices: collections.abc.Iterable[builtins.str] | None = ...,
+        semantic_wrong_hits: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created", b"created", "expires", b"expires"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["confidence", b"confidence", "created", b"created", "data_fingerprint", b"data_fingerprint", "expires", b"expires", "id", b"id", "loss", b"loss", "n", b"n", "reference_model", b"reference_model", "risk_target", b"risk_target", "slices", b"slices", "window", b"window"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["confidence", b"confidence", "created", b"created", "data_fingerprint", b"data_fingerprint", "expires", b"expires", "id", b"id", "loss", b"loss", "n", b"n", "reference_model", b"reference_model", "risk_target", b"risk_target", "semantic_wrong_hits", b"semantic_wrong_hits", "slices", b"slices", "window", b"window"]) -> None: ...
 
 Global___Certificate: typing_extensions.TypeAlias = Certificate
 
@@ -672,6 +721,7 @@ class Decision(google.protobuf.message.Message):
     OVERHEAD_FIELD_NUMBER: builtins.int
     OUT_OF_DISTRIBUTION_FIELD_NUMBER: builtins.int
     DRAFTED_BY_FIELD_NUMBER: builtins.int
+    SEMANTIC_HIT_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The request that it belongs to."""
     model: builtins.str
@@ -720,6 +770,10 @@ class Decision(google.protobuf.message.Message):
     def overhead(self) -> google.protobuf.duration_pb2.Duration:
         """Time spent in the gateway itself, waiting for workers not counted."""
 
+    @property
+    def semantic_hit(self) -> Global___SemanticHit:
+        """Why an earlier answer to another query was given. Set exactly if cache_status is CACHE_STATUS_SEMANTIC_HIT."""
+
     def __init__(
         self,
         *,
@@ -739,9 +793,38 @@ class Decision(google.protobuf.message.Message):
         overhead: google.protobuf.duration_pb2.Duration | None = ...,
         out_of_distribution: builtins.float | None = ...,
         drafted_by: builtins.str = ...,
+        semantic_hit: Global___SemanticHit | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_out_of_distribution", b"_out_of_distribution", "certificate", b"certificate", "out_of_distribution", b"out_of_distribution", "overhead", b"overhead"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_out_of_distribution", b"_out_of_distribution", "attempts", b"attempts", "bundle_version", b"bundle_version", "cache_status", b"cache_status", "certificate", b"certificate", "cost_nanousd", b"cost_nanousd", "degraded", b"degraded", "drafted_by", b"drafted_by", "estimates", b"estimates", "expected_cost_nanousd", b"expected_cost_nanousd", "explanation", b"explanation", "lambda", b"lambda", "model", b"model", "out_of_distribution", b"out_of_distribution", "overhead", b"overhead", "policy_version", b"policy_version", "reason", b"reason", "request_id", b"request_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_out_of_distribution", b"_out_of_distribution", "certificate", b"certificate", "out_of_distribution", b"out_of_distribution", "overhead", b"overhead", "semantic_hit", b"semantic_hit"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_out_of_distribution", b"_out_of_distribution", "attempts", b"attempts", "bundle_version", b"bundle_version", "cache_status", b"cache_status", "certificate", b"certificate", "cost_nanousd", b"cost_nanousd", "degraded", b"degraded", "drafted_by", b"drafted_by", "estimates", b"estimates", "expected_cost_nanousd", b"expected_cost_nanousd", "explanation", b"explanation", "lambda", b"lambda", "model", b"model", "out_of_distribution", b"out_of_distribution", "overhead", b"overhead", "policy_version", b"policy_version", "reason", b"reason", "request_id", b"request_id", "semantic_hit", b"semantic_hit"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_out_of_distribution", b"_out_of_distribution"]) -> typing.Literal["out_of_distribution"] | None: ...
 
 Global___Decision: typing_extensions.TypeAlias = Decision
+
+@typing.final
+class SemanticHit(google.protobuf.message.Message):
+    """An answer that was made for another query, which means the same as far as audits tell."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SIMILARITY_FIELD_NUMBER: builtins.int
+    WRONG_HITS_FIELD_NUMBER: builtins.int
+    CONFIDENCE_FIELD_NUMBER: builtins.int
+    similarity: builtins.float
+    """Cosine of the two last turns' vectors, in [-1, 1]."""
+    wrong_hits: builtins.float
+    """The bound that such answers are given under: the largest share of them, in (0, 1), that differ from the answer that
+    the query would have got.
+    """
+    confidence: builtins.float
+    """How sure that is, in (0, 1)."""
+    def __init__(
+        self,
+        *,
+        similarity: builtins.float = ...,
+        wrong_hits: builtins.float = ...,
+        confidence: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["confidence", b"confidence", "similarity", b"similarity", "wrong_hits", b"wrong_hits"]) -> None: ...
+
+Global___SemanticHit: typing_extensions.TypeAlias = SemanticHit

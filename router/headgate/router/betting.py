@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import expm1, log, log1p
+from functools import lru_cache
+from math import exp, expm1, log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ _BLOCK = 64
 _HALVINGS = 100
 _TINY = 1e-12
 _LARGEST_STAKE = 1 - 1e-9
+_SHARES = {_LARGEST_STAKE: 0.5, 0.75: 0.25, 0.5: 0.125, 0.25: 0.125}
+"""Stakes, and the share of the capital that is played with each."""
 
 _Array = NDArray[np.float64]
 
@@ -71,6 +74,27 @@ def stake(n: int, level: float, delta: float) -> float:
     _check(level)
     needed = log(1 / delta) / n
     return min(1 - _below(level, lambda low: divergence(low, level) >= needed) / level, _LARGEST_STAKE)
+
+
+def log_capital(n: int, lost: int, level: float) -> float:
+    """Log of what the player has after n losses of 0 or 1, `lost` of them 1, whatever their order.
+
+    His capital is shared among several stakes beforehand, for he knows neither the rate nor n: the first part
+    is best where nothing is lost, the others where a few are. A mixture of such games is one too (the method
+    of mixtures, Robbins 1970). 0 ≤ lost ≤ n; ValueError unless 0 < level < 1.
+    """
+    parts = [begun + (n - lost) * won + lost * paid for begun, won, paid in _games(level)]
+    most = max(parts)
+    return most + log(sum([exp(part - most) for part in parts]))
+
+
+@lru_cache(maxsize=8)
+def _games(level: float) -> tuple[tuple[float, float, float], ...]:
+    """Logs of each part at the start, and of what a loss of 0 and one of 1 multiply it by."""
+    _check(level)
+    return tuple(
+        (log(share), log1p(part * level / (1 - level)), log1p(-part)) for part, share in _SHARES.items()
+    )
 
 
 def rejects(losses: _Array, level: float, delta: float) -> NDArray[np.bool_]:

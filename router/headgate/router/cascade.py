@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 
 from headgate.router.accept import Look, gain, kept_for_now, left_to_the_reference, look, no_regret, read
 from headgate.router.bundle import Bundle
-from headgate.router.decide import decide, exclusions
+from headgate.router.decide import Decide, decide, exclusions
 from headgate.router.types import Decision, Draft, Pool, Query, Reason
 
 MOST_ATTEMPTS = 3
@@ -143,13 +143,21 @@ class Cascade:
     """The state of one request. After Answer or GiveUp it takes no more events."""
 
     def __init__(
-        self, bundle: Bundle | None, pool: Pool, *, now: float, max_attempts: int = 2, max_fallbacks: int = 1
+        self,
+        bundle: Bundle | None,
+        pool: Pool,
+        *,
+        now: float,
+        max_attempts: int = 2,
+        max_fallbacks: int = 1,
+        decide: Decide = decide,
     ) -> None:
         """`max_attempts` calls of the first model, then one call each of `max_fallbacks` others.
 
-        At most 3 in all. Where a draft is in hand, it takes the place of a fallback.
+        At most 3 in all. Where a draft is in hand, it takes the place of a fallback. `decide` may be one that
+        remembers.
         """
-        self._bundle, self._pool, self._now = bundle, pool, now
+        self._bundle, self._pool, self._now, self._decide = bundle, pool, now, decide
         self._max_attempts, self._max_fallbacks = max_attempts, max_fallbacks
         self._query: Query | None = None
         self._call: CallModel | None = None
@@ -184,7 +192,7 @@ class Cascade:
         self._query = query
         if self._bundle is not None:
             self._bundle = self._bundle.holding_back(query.hold_back)
-        decision = decide(self._bundle, query, self._pool, now=self._now)
+        decision = self._decide(self._bundle, query, self._pool, now=self._now)
         drafts = decision.prior is not None
         now = drafts and query.upgrade_later
         beside = self._pool.reference if drafts and query.hedged and not now else ""

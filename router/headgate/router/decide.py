@@ -20,6 +20,7 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from headgate.router import features, policy
 from headgate.router.bundle import Bundle, Estimate
@@ -36,6 +37,15 @@ from headgate.router.types import (
     Query,
     Reason,
 )
+
+
+class Decide(Protocol):
+    """What makes a decision."""
+
+    def __call__(self, bundle: Bundle | None, query: Query, pool: Pool, /, *, now: float) -> Decision:
+        """As `decide` does."""
+        ...
+
 
 _NOT_ALLOWED = "not allowed for this tenant"
 _TOO_LONG = "longer than the model's context"

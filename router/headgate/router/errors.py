@@ -2,6 +2,7 @@
 
 RouterError
 ├── BundleError        the artifact is broken, of another schema, or fails its golden vectors
+├── EmbeddingError     the table of words is broken or of another schema
 ├── PoolError          the pool and the demand do not fit: unknown model, no eligible model
 │   └── ContextError   … and a shorter query would have one
 ├── ObjectiveError     no certificate meets the objective that was asked for
@@ -19,6 +20,10 @@ class RouterError(Exception):
 
 class BundleError(RouterError):
     """The bundle cannot be used."""
+
+
+class EmbeddingError(RouterError):
+    """The table of words cannot be used."""
 
 
 class PoolError(RouterError):

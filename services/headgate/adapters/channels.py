@@ -50,8 +50,13 @@ CONNECTION_IDLE_MS: Final = 300_000
 RECONNECT_FIRST_MS: Final = 200
 RECONNECT_LONGEST_MS: Final = 2_000
 """A worker that is back should be used at once: the default waits up to two minutes between attempts."""
+RESOLVE_AGAIN_MS: Final = 2_000
+"""A rollout replaces pods every few seconds: by gRPC's own 30 s all that a channel knows could be gone."""
 
 Option = tuple[str, int | str]
+
+NO_PROXY: Final[Option] = ("grpc.enable_http_proxy", 0)
+"""Container engines hand on the machine's `http_proxy`, which leads outside and to no process of ours."""
 
 _SERVER: Final[tuple[Option, ...]] = (
     ("grpc.keepalive_time_ms", SERVER_PING_MS),
@@ -80,6 +85,8 @@ _CLIENT: Final[tuple[Option, ...]] = (
     ("grpc.initial_reconnect_backoff_ms", RECONNECT_FIRST_MS),
     ("grpc.min_reconnect_backoff_ms", RECONNECT_FIRST_MS),
     ("grpc.max_reconnect_backoff_ms", RECONNECT_LONGEST_MS),
+    ("grpc.dns_min_time_between_resolutions_ms", RESOLVE_AGAIN_MS),
+    NO_PROXY,
     # Without a retryPolicy this resends only what no server has seen, such as a call that met the end of its
     # connection. Every other retry is the cascade's: exactly one layer retries.
     ("grpc.enable_retries", 1),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -41,6 +41,13 @@ def _iso_date(text: str) -> str:
         raise ValueError("must be a date such as 2027-01-31") from None
 
 
+def _regular(pattern: str, setting: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as wrong:
+        raise ValueError(f"{setting}: no regular expression: {wrong.msg}") from None
+
+
 _REFERENCE = r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+"
 Address = Annotated[
     str,
@@ -68,6 +75,14 @@ BrokerUrl = Annotated[
         "write env:NAME or file:PATH",
     ),
 ]
+CollectorUrl = Annotated[
+    str,
+    _matching(
+        r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}",
+        "must be http://host:port or https://host:port, such as http://127.0.0.1:4317",
+    ),
+    AfterValidator(_port_in_range),
+]
 UpstreamUrl = Annotated[
     str,
     _matching(
@@ -93,6 +108,8 @@ Capability = Annotated[
     ),
 ]
 IsoDate = Annotated[str, AfterValidator(_iso_date)]
+OPEN_TENANT: Final = "open"
+"""Who calls an open gateway without a key: a tenant as any other, so none may have its name beside it."""
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -197,6 +214,8 @@ class TenantConfig(Strict):
     """The loosest risk target a query may ask. Empty: its own risk target."""
     cascade: CascadeConfig | None = None
     """What becomes of drafts. Empty: as in `policy`."""
+    semantic_cache: bool = False
+    """Whether its questions may get the answer of one that means the same (`cache.semantic`)."""
 
 
 class GatewayConfig(Strict):
@@ -242,12 +261,40 @@ class PolicyConfig(Strict):
         return self
 
 
+class SemanticConfig(Strict):
+    """Answers for questions that mean what an earlier one meant."""
+
+    enabled: bool = False
+    """Off by default, and then still off for every tenant that does not say `semantic_cache: true`: a small
+    share of wrong answers is something that both must want."""
+    wrong_hits: Probability = 0.01
+    """Largest share of hits whose answer is not the one that the question would have got."""
+    confidence: Probability = 0.9
+    """How sure that is, over the draw of the audits: 268 without an error do, after the same messages."""
+    audit: float = Field(default=0.05, ge=0.001, le=1)
+    """Probability with which a hit is not served but answered anew and compared. Without any, nobody would
+    notice that hits have become wrong; one in twenty costs little."""
+    ttl_s: int = Field(default=900, ge=1, le=86_400)
+    """For how long a question is found: what is asked again in other words is asked soon."""
+    answer: str = ""
+    """What of two answers must be the same, such as `(-?\\d+)` for the last number, in Python's spelling; its
+    first group, if it has one. Empty: all of the text, but for spaces, capitals and the full stop."""
+
+    @model_validator(mode="after")
+    def _answer_is_a_pattern(self) -> Self:
+        _regular(self.answer, "answer")
+        return self
+
+
 class CacheConfig(Strict):
     """The answer cache."""
 
     enabled: bool = True
     ttl_s: int = Field(default=3600, ge=1, le=30 * 86400)
     """How long an answer may be used again. An hour catches repetition; another version has other keys."""
+    memory_mb: int = Field(default=64, ge=0, le=65_536)
+    """Answers that each gateway process holds in memory beside Redis, in MiB, about. 0: none."""
+    semantic: SemanticConfig = SemanticConfig()
 
 
 class RedisConfig(Strict):
@@ -281,15 +328,8 @@ class ScorerConfig(Strict):
         if not getattr(self, needed):
             raise ValueError(f"{needed}: required for the scorer {self.kind}")
         if self.kind == "regex":
-            _check_pattern(self.pattern)
+            _regular(self.pattern, "pattern")
         return self
-
-
-def _check_pattern(pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as wrong:
-        raise ValueError(f"pattern: no regular expression: {wrong.msg}") from None
 
 
 class ShadowConfig(Strict):
@@ -362,6 +402,16 @@ class JobsConfig(Strict):
         return self
 
 
+class TelemetryConfig(Strict):
+    """Traces, for a collector of OpenTelemetry. They hold no text of a query or an answer."""
+
+    otlp_endpoint: CollectorUrl | None = None
+    """Where a collector takes OTLP over gRPC, such as `http://127.0.0.1:4317`. Empty: nobody traces."""
+    sample: float = Field(default=1, ge=0, le=1)
+    """Share of traces begun here that are kept. All of them, so that who tries it sees his request; with many
+    requests less is enough. A caller that says whether its trace is kept decides that itself."""
+
+
 class Config(Strict):
     """The whole file."""
 
@@ -376,6 +426,7 @@ class Config(Strict):
     redis: RedisConfig = RedisConfig()
     jobs: JobsConfig = JobsConfig()
     shadow: ShadowConfig = ShadowConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     tenants: dict[Name, TenantConfig] = Field(default_factory=dict)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -396,6 +447,8 @@ class Config(Strict):
             raise ValueError("jobs.key: required when there are tenants; `headgate keys new` makes one")
         if not self.tenants and not self.gateway.open:
             raise ValueError("tenants: add one, or set gateway.open: true to answer without keys on loopback")
+        if self.gateway.open and OPEN_TENANT in self.tenants:
+            raise ValueError("tenants.open: with gateway.open this is whoever calls without a key; rename it")
         if self.gateway.open and not all(map(is_loopback, self._listeners())):
             raise ValueError("gateway.open: only allowed while every listener is on loopback")
         return self

@@ -10,13 +10,16 @@ import logging
 import re
 import sys
 import traceback
+from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from headgate.adapters import traces
 from headgate.adapters.log_writer import LogWriter
 
 LONGEST: Final = 256
@@ -25,12 +28,18 @@ LONGEST: Final = 256
 _QUOTES: Final = re.compile(r"""[\n('"<{\[]""")
 _PLAIN = (bool, int, float, type(None))
 ExceptionTriple = tuple[type[BaseException], BaseException, TracebackType | None]
+_ABOUT: Final[ContextVar[Mapping[str, str]]] = ContextVar("headgate_about", default=MappingProxyType({}))
+
+
+def about(facts: Mapping[str, str]) -> None:
+    """What this task works on, such as a request's id and tenant: every line that it logs has these too."""
+    _ABOUT.set(facts)
 
 
 def setup(level: str) -> None:
     """Send structlog's and the standard library's records to stderr, from `level` (debug … error) on."""
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        say_what_about,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         describe_error,
@@ -50,6 +59,21 @@ def setup(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def say_last(sentence: str) -> None:
+    """Print why the process ends as the last line of stderr: what was logged before it is written first."""
+    logging.shutdown()
+    print(sentence, file=sys.stderr)
+
+
+def say_what_about(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Adds what the task works on, and the trace it is part of; the line's own words win."""
+    for name, value in _ABOUT.get().items():
+        event.setdefault(name, value)
+    if trace_id := traces.current().trace_id:
+        event.setdefault("trace_id", trace_id)
+    return event
 
 
 def describe_error(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

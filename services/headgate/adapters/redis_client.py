@@ -1,9 +1,9 @@
 """The one factory of Redis clients, and the guard that keeps a sick Redis from slowing a request.
 
 Two time limits work together. A command never waits longer than the client's socket timeout; its caller
-never waits longer than the cap. A caller that stops waiting, because of the cap or because its request was
-cancelled, leaves the command running to its end: a connection whose reply was never read would hand that
-reply to the next user.
+never waits longer than the cap, in which the lateness of its own process does not count. A caller that stops
+waiting, because of the cap or because its request was cancelled, leaves the command running to its end: a
+connection whose reply was never read would hand that reply to the next user.
 """
 
 from __future__ import annotations
@@ -23,14 +23,24 @@ from headgate.adapters.breaker import Breaker
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.settings import ConfigError
 
-SOCKET_S: Final = 0.05
-"""The library's default would stall a minute on a frozen server."""
+SOCKET_S: Final = 0.25
+"""The library's default would stall a minute on a frozen server. No shorter than a burst of requests keeps
+the loop busy, for the library takes that for a slow server."""
 POOL_SIZE: Final = 50
 """Commands last a millisecond or two: this is thousands a second, and few descriptors on a shared server."""
 POOL_WAIT_S: Final = 0.02
 """Below the cap of a read: who finds no free connection by then goes on without."""
 PING_AFTER_S: Final = 10
 """A connection that was idle for longer is tried before it is used."""
+READ_CAP_S: Final = 0.025
+"""A caller waits for it, and a cache that takes longer saves little."""
+WRITE_CAP_S: Final = 0.1
+"""Nobody waits for it; what takes longer counts as a failure of the server."""
+SLICES: Final = 5
+"""Of a cap; each counts as much as it was meant to take. While the loop is late nobody hears a reply, and
+from the socket to its caller one takes three or four turns of it: a burst of requests is no sick server."""
+PREFIX: Final = "headgate:"
+"""Of all keys that the gateway's rooms use."""
 PROTOCOL: Final = 2
 """Every server speaks it; with 3 the library lets a server's notices stretch the timeouts."""
 
@@ -114,11 +124,12 @@ class Guard:
         task = asyncio.ensure_future(command())
         self._running.add(task)
         task.add_done_callback(self._settle)
-        done, _ = await asyncio.wait({task}, timeout=cap_s)
-        if not done:
-            self.breaker.failed()
-            raise SideRoomError("no reply in time")
-        return self._result(task)
+        for _ in range(SLICES):
+            done, _ = await asyncio.wait({task}, timeout=cap_s / SLICES)
+            if done:
+                return self._result(task)
+        self.breaker.failed()
+        raise SideRoomError("no reply in time")
 
     def _result(self, task: asyncio.Future[T]) -> T:
         try:

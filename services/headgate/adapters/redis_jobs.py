@@ -97,6 +97,8 @@ class Submission:
     """What the gateway is to know of an answer that this job upgrades; empty where there is none."""
     begins: float = 0.0
     """POSIX seconds; not run before then."""
+    traceparent: str = ""
+    """Of the trace that its submission is part of; empty where it is of none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ class Lease:
     left_s: float
     """Seconds that were left when it was claimed, by the server's clock: a runner's own may be wrong."""
     job_class: str = "batch"
+    traceparent: str = ""
+    """Of the trace that the job's submission is part of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +221,7 @@ class RedisJobs:
         told = await self._run(
             "submit", self._keys(one.tenant, one.name),
             one.tenant, one.name, one.digest, one.query, one.job_class, one.batch, _ms(one.expires),
-            one.ticket, _ms(t.grace_s), _ms(t.keep_s), one.upgrades, _ms(one.begins),
+            one.ticket, _ms(t.grace_s), _ms(t.keep_s), one.upgrades, _ms(one.begins), one.traceparent,
         )  # fmt: skip
         return _text(told)
 
@@ -282,10 +286,10 @@ class RedisJobs:
         if what == b"ended":
             self._noted(rest)
             return None
-        query, ticket, upgrades, expires, runs, begun, left, job_class, waited = rest
+        query, ticket, upgrades, expires, runs, begun, left, job_class, waited, traceparent = rest
         lease = Lease(
             tenant, name, fence, query, _text(ticket), _text(upgrades), int(expires) / 1000, int(runs),
-            int(begun), int(left) / 1000, _text(job_class),
+            int(begun), int(left) / 1000, _text(job_class), _text(traceparent),
         )  # fmt: skip
         self._note("headgate_job_runs_begun_total", lease.job_class)
         if lease.begun == 1:
@@ -352,6 +356,23 @@ class RedisJobs:
             int(dead), dict(zip(classes, map(int, told[0::2]), strict=True)),
             dict(zip(classes, oldest, strict=True)),
         )  # fmt: skip
+
+    async def left(self, tenants: Sequence[str], day: int) -> list[tuple[str, str, int]]:
+        """Tenant, class and nano-dollars left of each budget that there is; days count from POSIX's first.
+
+        What runs under way may cost at most is taken off; the last of them may cost more than was left.
+        """
+        t = self.terms
+        budgets = {"batch": t.batch_budget_nanousd, "escalation": t.upgrade_budget_nanousd}
+        asked = [(tenant, one) for one, most in budgets.items() if most for tenant in tenants]
+        if not asked:
+            return []
+        pipeline = self._client.pipeline(transaction=False)
+        for tenant, one in asked:
+            pipeline.hget(f"{_PREFIX}budget:{tenant}:{one}:{day}", "taken")
+        found = await self._ask(pipeline.execute())
+        return [(tenant, one, budgets[one] - int(taken or 0))
+                for (tenant, one), taken in zip(asked, found, strict=True)]  # fmt: skip
 
     async def happenings(self, tenant: str, name: str, after: str, wait_s: float) -> AsyncIterator[Happening]:
         """What the stream has after an event, and what comes within the time; "" from the beginning."""

@@ -1,4 +1,4 @@
-"""The ports on Redis: answers, sessions and sampled texts as plain keys, ledger and samples as streams."""
+"""The ports on Redis: sessions and sampled texts as plain keys, ledger and samples as streams."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from redis.asyncio import Redis
 
 from headgate.adapters.breaker import Breaker
 from headgate.adapters.ports import SideRoomError
-from headgate.adapters.redis_client import FAILURES, Guard, connect
+from headgate.adapters.redis_answers import RedisAnswers
+from headgate.adapters.redis_client import FAILURES, PREFIX, READ_CAP_S, WRITE_CAP_S, Guard, connect
+from headgate.adapters.redis_purge import RedisPurge
 
-READ_CAP_S: Final = 0.025
-"""A caller waits for it, and a cache that takes longer saves little."""
-WRITE_CAP_S: Final = 0.1
-"""Nobody waits for it; what takes longer counts as a failure of the server."""
 LEDGER_REPLY_S: Final = 2.0
 """A late reply is waited for, because a record whose reply is not awaited is written again. No answer waits
 here, and a server that is away for longer is away."""
@@ -27,7 +25,6 @@ SAMPLES: Final = 20_000
 """Facts of samples, and scores, that are kept, approximately: ten certificates' worth in some 10 MB."""
 ACCOUNT_S: Final = 2 * 86_400
 """How long an account is remembered: its own day, whatever the time zone, and no longer."""
-_PREFIX: Final = "headgate:"
 LEFT_ALONE_S: Final = 1.0
 """How long a sick Redis is left alone between trials: a trial costs one request 25 ms at most."""
 POLICY_TRIES: Final = 5
@@ -44,14 +41,12 @@ class RedisStore:
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None. Raises SideRoomError within 25 ms."""
-        return cast(
-            "bytes | None", await self._guard.run(lambda: self._client.get(_PREFIX + key), READ_CAP_S)
-        )
+        return cast("bytes | None", await self._guard.run(lambda: self._client.get(PREFIX + key), READ_CAP_S))
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Sets the value. Raises SideRoomError within 100 ms, or the time that was given."""
         expiry_ms = max(1, round(ttl_s * 1000))
-        await self._guard.run(lambda: self._client.set(_PREFIX + key, value, px=expiry_ms), self._write_cap_s)
+        await self._guard.run(lambda: self._client.set(PREFIX + key, value, px=expiry_ms), self._write_cap_s)
 
 
 class RedisLedger:
@@ -86,9 +81,9 @@ class RedisBudget:
         await self._add(account, -amount)
         return False
 
-    async def give_back(self, account: str, amount: int) -> None:
-        """Returns what was not spent. Raises SideRoomError within 4.5 s."""
-        await self._add(account, -amount)
+    async def give_back(self, account: str, amount: int) -> int:
+        """Returns what was not spent; what is taken now. Raises SideRoomError within 4.5 s."""
+        return await self._add(account, -amount)
 
     async def taken(self, account: str) -> int:
         """What was taken so far. Raises SideRoomError within 4.5 s."""
@@ -96,8 +91,8 @@ class RedisBudget:
 
     async def _add(self, account: str, amount: int) -> int:
         pipeline = self._client.pipeline(transaction=True)
-        pipeline.incrby(_PREFIX + account, amount)
-        pipeline.expire(_PREFIX + account, ACCOUNT_S)
+        pipeline.incrby(PREFIX + account, amount)
+        pipeline.expire(PREFIX + account, ACCOUNT_S)
         return int((await self._guard.run(pipeline.execute, LEDGER_CAP_S))[0])
 
 
@@ -114,7 +109,9 @@ class Rooms:
         self._patient = connect(url, LEDGER_REPLY_S)
         self.breaker = Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S)
         """The store's."""
-        self.store = RedisStore(self._client, Guard(self.breaker))
+        guard = self._guard = Guard(self.breaker)
+        self.store = RedisStore(self._client, guard)
+        self.answers = RedisAnswers(self._client, guard)
         aside = Guard(Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S))
         self.ledger = RedisLedger(self._patient, aside, ledger_length)
         # Nobody waits for a sample, and one that is dropped for a slow connection was paid for.
@@ -123,6 +120,8 @@ class Rooms:
         self.samples = RedisLedger(self._unhurried, sampling, SAMPLES, SAMPLE_STREAM)
         self.texts = RedisStore(self._unhurried, sampling, LEDGER_CAP_S)
         self.budget = RedisBudget(self._unhurried, sampling)
+        walking = Guard(Breaker(open_s=LEFT_ALONE_S, longest_s=LEFT_ALONE_S))
+        self.purging = RedisPurge(self._unhurried, walking)
 
     async def may_evict_ledger(self) -> str:
         """The server's eviction policy where it may take keys that do not expire; else empty.

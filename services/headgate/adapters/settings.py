@@ -256,6 +256,9 @@ def _words(detail: ErrorDetails, path: _Path) -> str:
         return "no such setting" + _did_you_mean(str(path[-1]), _field_names(_shape(path[:-1])))
     if detail["type"] == "missing":
         return "required; write `version: 1`" if path == ("version",) else "required"
+    if detail["type"] in ("model_type", "dict_type") and path:
+        inside = "enabled: true" if "enabled" in _field_names(_shape(path)) else "…"
+        return f"is a section: write `{path[-1]}: {{{inside}}}`"
     message = detail["msg"].removeprefix("Value error, ")
     message = re.sub(r"^[a-z][\w.-]*: ", "", message) if detail["type"] == "value_error" else message
     return message.replace("Input should be", "must be")

@@ -92,6 +92,10 @@ class LedgerUnavailableError(ServiceError):
     """The ledger cannot be written."""
 
 
+class CacheUnavailableError(ServiceError):
+    """Kept answers cannot be purged now."""
+
+
 class JobsOffError(ServiceError):
     """This gateway takes no jobs."""
 
@@ -134,6 +138,7 @@ TABLE: Final[dict[type[Exception], tuple[grpc.StatusCode, str]]] = {
     JobExistsError: (grpc.StatusCode.ALREADY_EXISTS, "JOB_EXISTS"),
     JobRecordsUnavailableError: (grpc.StatusCode.UNAVAILABLE, "JOB_RECORDS_UNAVAILABLE"),
     LedgerUnavailableError: (grpc.StatusCode.UNAVAILABLE, "LEDGER_UNAVAILABLE"),
+    CacheUnavailableError: (grpc.StatusCode.UNAVAILABLE, "CACHE_UNAVAILABLE"),
     DrainingError: (grpc.StatusCode.UNAVAILABLE, "DRAINING"),
     ReloadError: (grpc.StatusCode.FAILED_PRECONDITION, "RELOAD_REFUSED"),
     PoolError: (grpc.StatusCode.FAILED_PRECONDITION, "NO_ELIGIBLE_MODEL"),

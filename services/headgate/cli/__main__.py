@@ -9,6 +9,7 @@ import sys
 def main() -> int:
     """Runs the command line; returns 0, 1 for what went wrong, 2 for wrong usage, 130 after Ctrl-C."""
     try:
+        from headgate.adapters import unreported  # isort: skip  # noqa: F401
         from headgate.cli.app import run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "headgate":

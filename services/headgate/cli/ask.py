@@ -38,6 +38,15 @@ def ask(
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens; 0: the model's limit.")] = 0,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     require: RequireOption = None,
+    cache_tag: Annotated[
+        list[str] | None, typer.Option(help="Marks the kept answer, for headgate purge --tag; may repeat.")
+    ] = None,
+    cache_bypass: Annotated[
+        bool, typer.Option("--cache-bypass", help="Neither take a kept answer nor keep this one.")
+    ] = False,
+    exact_only: Annotated[
+        bool, typer.Option("--exact-only", help="No answer to another question that means the same.")
+    ] = False,
     upgrade_later: Annotated[
         bool,
         typer.Option(
@@ -66,6 +75,8 @@ def ask(
 
     [bold]headgate ask --upgrade-later "Sort up: 27 20 38 68"[/bold]
 
+    [bold]headgate ask --cache-tag numbers "4711 in words"[/bold]
+
     [bold]echo "Reverse stressed" | headgate ask --json | jq .decision.model[/bold]
     """
     state: State = context.obj
@@ -74,6 +85,7 @@ def ask(
     text, view = _question(question), View() if watch else None
     options = _options(model, risk_target, max_tokens, temperature)
     options["required_capabilities"] = require or ()
+    options |= Options(cache_tags=cache_tag or (), cache_bypass=cache_bypass, exact_only=exact_only)
     if upgrade_later:
         options["upgrade_later"] = True
     with (

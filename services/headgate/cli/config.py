@@ -39,7 +39,8 @@ def show(
 def validate(context: typer.Context) -> None:
     """Check the settings; every problem is one line with file, line and key, and the exit code is 1.
 
-    The backends must be installed and the bundle must load; what a worker elsewhere may have only warns.
+    The backends must be installed and the bundle must load; what a worker elsewhere may have only warns, and
+    so does a setting that has no effect.
 
     [bold]headgate --config deploy/config/headgate.yaml config validate[/bold]
     """
@@ -50,7 +51,7 @@ def validate(context: typer.Context) -> None:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
-    missing = list(checks.missing(loaded.config))
+    missing = [*checks.missing(loaded.config), *checks.idle(loaded.config)]
     for one in missing:
         warning = "" if one.fatal else "warning: "
         print(f"{warning}{_place(loaded, one.path)}: {one.sentence}", file=sys.stderr)

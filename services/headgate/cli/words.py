@@ -102,6 +102,10 @@ def summary(decision: Decision) -> str:
     parts.append(dollars(decision.cost_nanousd))
     if decision.cache_status == "hit":
         parts.append("from the cache")
+    if decision.semantic_hit:
+        like = decision.semantic_hit
+        bound = f"{like.similarity:.2f} alike, wrong at most {percent(like.wrong_hits)}"
+        parts.append(f"kept for a question that means the same ({bound})")
     if decision.attempts:
         parts.append(f"{1000 * sum(one.duration_s for one in decision.attempts):.0f} ms in models")
     parts.append(f"{1000 * decision.overhead_s:.1f} ms in the gateway")

@@ -8,10 +8,11 @@ async with AsyncClient("127.0.0.1:7070") as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Self, TypeAlias, TypeVar, Unpack
 
 import grpc
 import grpc.aio
@@ -20,12 +21,17 @@ from headgate.client import convert
 from headgate.client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Connection
 from headgate.client.errors import from_call
 from headgate.client.jobs.aio import AsyncJobs
+from headgate.client.link import AsyncLink, unseen
 from headgate.client.progress import Progress
 from headgate.client.types import Answer, Conversation, Decision, Delta, Options, OutcomeSource, StreamEvent
-from headgate.v1 import router_pb2, router_pb2_grpc
+from headgate.v1 import router_pb2
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_StreamCall: TypeAlias = (
+    "grpc.aio.UnaryStreamCall[router_pb2.StreamGenerateRequest, router_pb2.StreamGenerateResponse]"
+)
+_Later: TypeAlias = Coroutine[None, None, _StreamCall]
 
 
 class AsyncClient:
@@ -42,14 +48,8 @@ class AsyncClient:
     ) -> None:
         """See `Connection` for the arguments; nothing connects before the first call."""
         self._connection = Connection(address, key, root_certificate, timeout_s, watch_health)
-        credentials = self._connection.credentials()
-        self._channel = (
-            grpc.aio.insecure_channel(address, self._connection.options())
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, self._connection.options())
-        )
-        self._stub = router_pb2_grpc.RouterServiceStub(self._channel)
-        self.jobs = AsyncJobs(self._channel, self._connection)
+        self._link = AsyncLink(self._connection)
+        self.jobs = AsyncJobs(self._link, self._connection)
         """Queries that are answered later."""
 
     async def generate(
@@ -57,7 +57,9 @@ class AsyncClient:
     ) -> Answer:
         """The whole answer. Raises HeadgateError."""
         request = router_pb2.GenerateRequest(query=convert.to_query(conversation, options))
-        return convert.from_response(await self._call(self._stub.Generate, request, timeout_s))
+        return convert.from_response(
+            await self._call(lambda link: link.router_stub.Generate, request, timeout_s)
+        )
 
     def stream(
         self,
@@ -73,18 +75,22 @@ class AsyncClient:
         """
         query = convert.to_query(conversation, options)
         request = router_pb2.StreamGenerateRequest(query=query, watch=watch)
-        return AsyncAnswerStream(
-            self._stub.StreamGenerate(
-                request, timeout=self._connection.deadline(timeout_s), metadata=self._connection.metadata()
-            )
-        )
+        timeout, metadata = self._connection.deadline(timeout_s), self._connection.metadata()
+
+        def begin(left_s: float) -> _StreamCall:
+            return self._link.router_stub.StreamGenerate(request, timeout=left_s, metadata=metadata)
+
+        async def later() -> _StreamCall:
+            return begin(await self._link.settle(timeout))
+
+        return AsyncAnswerStream(later() if self._link.failing else begin(timeout), later)
 
     async def route(
         self, conversation: Conversation, *, timeout_s: float | None = None, **options: Unpack[Options]
     ) -> Decision:
         """The decision alone; no model is called."""
         request = router_pb2.RouteRequest(query=convert.to_query(conversation, options))
-        response = await self._call(self._stub.Route, request, timeout_s)
+        response = await self._call(lambda link: link.router_stub.Route, request, timeout_s)
         return convert.from_decision(response.decision)
 
     async def record_outcome(
@@ -98,11 +104,11 @@ class AsyncClient:
     ) -> None:
         """Says how good an answer was, from 0 (useless) to 1 (perfect)."""
         request = convert.to_outcome(request_id, model, quality, source)
-        await self._call(self._stub.RecordOutcome, request, timeout_s)
+        await self._call(lambda link: link.router_stub.RecordOutcome, request, timeout_s)
 
     async def close(self) -> None:
         """Ends running calls and the connection."""
-        await self._channel.close()
+        await self._link.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,13 +120,13 @@ class AsyncClient:
 
     async def _call(
         self,
-        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        choose: Callable[[AsyncLink], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
         request: _Request,
         timeout_s: float | None,
     ) -> _Response:
         timeout = self._connection.deadline(timeout_s)
         try:
-            return await method(request, timeout=timeout, metadata=self._connection.metadata())
+            return await self._link.unary(choose, request, timeout, self._connection.metadata())
         except grpc.aio.AioRpcError as error:
             raise from_call(error) from None
 
@@ -128,11 +134,10 @@ class AsyncClient:
 class AsyncAnswerStream:
     """The events of one answer; leaving it early, by `async with` or `cancel`, ends the work upstream."""
 
-    def __init__(
-        self,
-        call: grpc.aio.UnaryStreamCall[router_pb2.StreamGenerateRequest, router_pb2.StreamGenerateResponse],
-    ) -> None:
-        self._call = call
+    def __init__(self, call: _StreamCall | _Later, again: Callable[[], _Later]) -> None:
+        """A call that may still have to begin is begun at once, and `again` where no server saw it."""
+        self._again = again
+        self._call = asyncio.create_task(call) if isinstance(call, Coroutine) else call
         self._progress = Progress()
 
     @property
@@ -146,13 +151,18 @@ class AsyncAnswerStream:
         return self._progress.answer
 
     async def __aiter__(self) -> AsyncIterator[StreamEvent]:
-        try:
-            async for response in self._call:
-                event = self._progress.feed(response)
-                if event is not None:
-                    yield event
-        except grpc.aio.AioRpcError as error:
-            raise self._progress.failed(from_call(error)) from None
+        for last in (False, True):
+            try:
+                call = await self._call if isinstance(self._call, asyncio.Task) else self._call
+                async for response in call:
+                    event = self._progress.feed(response)
+                    if event is not None:
+                        yield event
+                break
+            except grpc.aio.AioRpcError as error:
+                if last or not unseen(error):
+                    raise self._progress.failed(from_call(error)) from None
+                self._call = asyncio.create_task(self._again())
         self._progress.ended()
 
     async def texts(self) -> AsyncIterator[str]:
@@ -163,7 +173,11 @@ class AsyncAnswerStream:
 
     def cancel(self) -> None:
         """Ends the call; harmless after its end."""
-        self._call.cancel()
+        call = self._call
+        if not isinstance(call, asyncio.Task) or not call.done():
+            call.cancel()
+        elif not call.cancelled() and call.exception() is None:
+            call.result().cancel()
 
     async def __aenter__(self) -> Self:
         return self

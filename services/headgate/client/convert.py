@@ -20,6 +20,7 @@ from headgate.client.types import (
     ModelSwitched,
     Options,
     OutcomeSource,
+    SemanticHit,
     Speculation,
     Usage,
 )
@@ -37,6 +38,8 @@ _SOURCES = {
 }
 _SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
 _PLAIN = ("model", "session", "request_id", "metadata", "required_capabilities")
+_CACHE = {"cache_tags": "tags", "cache_bypass": "bypass", "exact_only": "exact_only"}
+_LISTS = ("stop", "required_capabilities", "cache_tags")
 _OBJECTIVES = ("risk_target", "budget_nanousd")
 _POLICY = (*_OBJECTIVES, "hold_back_tokens", "early_stop", "upgrade_later")
 
@@ -44,15 +47,21 @@ _POLICY = (*_OBJECTIVES, "hold_back_tokens", "early_stop", "upgrade_later")
 def to_query(conversation: Conversation, options: Options) -> types_pb2.Query:
     """The query on the wire; ValueError or TypeError for what cannot be written there at all."""
     given: dict[str, Any] = dict(options)
-    unknown = sorted(set(given) - {*_SAMPLING, *_PLAIN, *_POLICY})
+    unknown = sorted(set(given) - {*_SAMPLING, *_PLAIN, *_POLICY, *_CACHE})
     if unknown:
         raise TypeError(f"no such option: {unknown[0]}")
+    for name in _LISTS:
+        # A string is a sequence of strings, too: each of its letters would become one.
+        if isinstance(given.get(name), str):
+            raise TypeError(f"{name} is a sequence of strings; did you mean [{given[name]!r}]?")
     policy = {name: given[name] for name in _POLICY if name in given}
     if len(policy.keys() & set(_OBJECTIVES)) > 1:
         raise ValueError("give risk_target or budget_nanousd, not both")
+    cache = {field: given[name] for name, field in _CACHE.items() if name in given}
     return types_pb2.Query(
         messages=[_to_message(turn) for turn in _turns(conversation)],
         sampling=types_pb2.Sampling(**{name: given[name] for name in _SAMPLING if name in given}),
+        cache=types_pb2.CacheControl(**cache) if cache else None,
         policy_override=types_pb2.PolicyOverride(**policy) if policy else None,
         **{name: given[name] for name in _PLAIN if name in given},
     )
@@ -153,6 +162,7 @@ def from_decision(decision: types_pb2.Decision) -> Decision:
         if decision.HasField("out_of_distribution")
         else None,
         drafted_by=decision.drafted_by,
+        semantic_hit=_from_semantic_hit(decision.semantic_hit) if decision.HasField("semantic_hit") else None,
     )
 
 
@@ -184,6 +194,10 @@ def _from_attempt(attempt: types_pb2.Attempt) -> Attempt:
     )
 
 
+def _from_semantic_hit(hit: types_pb2.SemanticHit) -> SemanticHit:
+    return SemanticHit(hit.similarity, hit.wrong_hits, hit.confidence)
+
+
 def _from_speculation(speculation: types_pb2.Speculation) -> Speculation:
     return Speculation(
         drafted_tokens=speculation.drafted_tokens,
@@ -205,6 +219,7 @@ def _from_certificate(certificate: types_pb2.Certificate) -> Certificate:
         reference_model=certificate.reference_model,
         window=certificate.window,
         slices=tuple(certificate.slices),
+        semantic_wrong_hits=certificate.semantic_wrong_hits,
     )
 
 

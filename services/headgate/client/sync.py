@@ -7,10 +7,10 @@ with Client("127.0.0.1:7070") as client:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Self, TypeAlias, TypeVar, Unpack
 
 import grpc
 
@@ -18,12 +18,14 @@ from headgate.client import convert
 from headgate.client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Connection
 from headgate.client.errors import from_call
 from headgate.client.jobs.sync import Jobs
+from headgate.client.link import Link, unseen
 from headgate.client.progress import Progress
 from headgate.client.types import Answer, Conversation, Decision, Delta, Options, OutcomeSource, StreamEvent
-from headgate.v1 import router_pb2, router_pb2_grpc
+from headgate.v1 import router_pb2
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_StreamCall: TypeAlias = "grpc._CallIterator[router_pb2.StreamGenerateResponse]"
 
 
 class Client:
@@ -40,14 +42,8 @@ class Client:
     ) -> None:
         """See `Connection` for the arguments; nothing connects before the first call."""
         self._connection = Connection(address, key, root_certificate, timeout_s, watch_health)
-        credentials = self._connection.credentials()
-        self._channel = (
-            grpc.insecure_channel(address, self._connection.options())
-            if credentials is None
-            else grpc.secure_channel(address, credentials, self._connection.options())
-        )
-        self._stub = router_pb2_grpc.RouterServiceStub(self._channel)
-        self.jobs = Jobs(self._channel, self._connection)
+        self._link = Link(self._connection)
+        self.jobs = Jobs(self._link, self._connection)
         """Queries that are answered later."""
 
     def generate(
@@ -55,7 +51,7 @@ class Client:
     ) -> Answer:
         """The whole answer. Raises HeadgateError."""
         request = router_pb2.GenerateRequest(query=convert.to_query(conversation, options))
-        return convert.from_response(self._call(self._stub.Generate, request, timeout_s))
+        return convert.from_response(self._call(lambda link: link.router_stub.Generate, request, timeout_s))
 
     def stream(
         self,
@@ -71,18 +67,22 @@ class Client:
         """
         query = convert.to_query(conversation, options)
         request = router_pb2.StreamGenerateRequest(query=query, watch=watch)
-        return AnswerStream(
-            self._stub.StreamGenerate(
-                request, timeout=self._connection.deadline(timeout_s), metadata=self._connection.metadata()
-            )
-        )
+        timeout, metadata = self._connection.deadline(timeout_s), self._connection.metadata()
+
+        def begin() -> _StreamCall:
+            left_s = self._link.settle(timeout)
+            return self._link.router_stub.StreamGenerate(request, timeout=left_s, metadata=metadata)
+
+        return AnswerStream(begin)
 
     def route(
         self, conversation: Conversation, *, timeout_s: float | None = None, **options: Unpack[Options]
     ) -> Decision:
         """The decision alone; no model is called."""
         request = router_pb2.RouteRequest(query=convert.to_query(conversation, options))
-        return convert.from_decision(self._call(self._stub.Route, request, timeout_s).decision)
+        return convert.from_decision(
+            self._call(lambda link: link.router_stub.Route, request, timeout_s).decision
+        )
 
     def record_outcome(
         self,
@@ -95,12 +95,14 @@ class Client:
     ) -> None:
         """Says how good an answer was, from 0 (useless) to 1 (perfect)."""
         self._call(
-            self._stub.RecordOutcome, convert.to_outcome(request_id, model, quality, source), timeout_s
+            lambda link: link.router_stub.RecordOutcome,
+            convert.to_outcome(request_id, model, quality, source),
+            timeout_s,
         )
 
     def close(self) -> None:
         """Ends running calls and the connection."""
-        self._channel.close()
+        self._link.close()
 
     def __enter__(self) -> Self:
         return self
@@ -112,13 +114,13 @@ class Client:
 
     def _call(
         self,
-        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        choose: Callable[[Link], grpc.UnaryUnaryMultiCallable[_Request, _Response]],
         request: _Request,
         timeout_s: float | None,
     ) -> _Response:
         timeout = self._connection.deadline(timeout_s)
         try:
-            return method(request, timeout=timeout, metadata=self._connection.metadata())
+            return self._link.unary(choose, request, timeout, self._connection.metadata())
         except grpc.RpcError as error:
             raise from_call(error) from None
 
@@ -126,8 +128,9 @@ class Client:
 class AnswerStream:
     """The events of one answer; leaving it early, by `with` or `cancel`, ends the work upstream."""
 
-    def __init__(self, call: grpc._CallIterator[router_pb2.StreamGenerateResponse]) -> None:
-        self._call = call
+    def __init__(self, begin: Callable[[], _StreamCall]) -> None:
+        """Begins at once, and again where no server saw it."""
+        self._begin, self._call = begin, begin()
         self._progress = Progress()
 
     @property
@@ -141,13 +144,17 @@ class AnswerStream:
         return self._progress.answer
 
     def __iter__(self) -> Iterator[StreamEvent]:
-        try:
-            for response in self._call:
-                event = self._progress.feed(response)
-                if event is not None:
-                    yield event
-        except grpc.RpcError as error:
-            raise self._progress.failed(from_call(error)) from None
+        for last in (False, True):
+            try:
+                for response in self._call:
+                    event = self._progress.feed(response)
+                    if event is not None:
+                        yield event
+                break
+            except grpc.RpcError as error:
+                if last or not unseen(error):
+                    raise self._progress.failed(from_call(error)) from None
+                self._call = self._begin()
         self._progress.ended()
 
     def texts(self) -> Iterator[str]:

@@ -59,6 +59,12 @@ class Options(TypedDict, total=False):
     """Labels for the record."""
     required_capabilities: Sequence[str]
     """Tags that the model which answers must have; at most 16."""
+    cache_tags: Sequence[str]
+    """Mark the kept answer, so that it can be purged with others; at most 8."""
+    cache_bypass: bool
+    """Whether the answer is neither taken from the cache nor kept there."""
+    exact_only: bool
+    """Whether answers to other queries that mean the same are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,20 @@ class Certificate:
     """Over how many covered requests that can be checked; 0 means only in the long run."""
     slices: tuple[str, ...] = ()
     """Kinds of queries in each of which it holds by itself; empty where it speaks of all of them together."""
+    semantic_wrong_hits: float = 0.0
+    """What of `risk_target` is the semantic cache's; 0 where that is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticHit:
+    """Why the answer to another question was given."""
+
+    similarity: float
+    """Cosine of the two questions' vectors, in [-1, 1]."""
+    wrong_hits: float
+    """The largest share of such answers, in (0, 1), that differ from what the question would have got."""
+    confidence: float
+    """How sure that is, in (0, 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +166,14 @@ class Decision:
     lam: float
     expected_cost_nanousd: int
     cost_nanousd: int
-    """All attempts; 0 until the answer is finished, and on a cache hit."""
+    """All attempts; 0 until the answer is finished, and on a hit of either kind."""
     bundle_version: str
     policy_version: str
     certificate: Certificate | None
     """None when this decision is not covered."""
     cache_status: str
-    """`hit`, `miss`, `bypass` or `unavailable`; empty when not known yet."""
+    """`hit`, `semantic_hit`, `miss`, `bypass` or `unavailable`; empty when not known yet. `renewed` is
+    only in records."""
     attempts: tuple[Attempt, ...]
     degraded: tuple[str, ...]
     """Parts that were missing: `cache`, `ledger`, `brain`, `worker`, `certificate`."""
@@ -161,6 +182,8 @@ class Decision:
     out_of_distribution: float | None
     drafted_by: str = ""
     """The model whose draft was read first; empty where none was."""
+    semantic_hit: SemanticHit | None = None
+    """Set exactly if `cache_status` is `semantic_hit`."""
 
     @property
     def escalated(self) -> bool:

@@ -3,7 +3,8 @@
 servicer      wire in, wire out; errors become statuses here
 admission     who calls, and is there room
 conductor     performs the cascade's commands; the only place that calls workers
-answer_cache  when a reply may be used again
+answer_cache  when a reply may be used again; with entries, recent, flights, purges
+semantic_cache  when it may be the reply to a question that means the same
 workers       the channels to the pool, and what each worker says of itself
 records       what is kept of a finished request, and how it gets into the ledger
 """

@@ -8,6 +8,7 @@ import sys
 gc.disable()
 
 try:
+    from headgate.adapters import unreported  # isort: skip  # noqa: F401
     from headgate.adapters import diagnosis
     from headgate.gateway import process
 except ModuleNotFoundError as missing:

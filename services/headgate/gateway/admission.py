@@ -19,14 +19,12 @@ import grpc
 import grpc.aio
 
 from headgate.adapters import status_map
-from headgate.adapters.config import CascadeConfig, Config, TenantConfig
+from headgate.adapters.config import OPEN_TENANT, CascadeConfig, Config, TenantConfig
 from headgate.adapters.status_map import KeyInvalidError, KeyMissingError, OverloadedError, ServiceError
 from headgate.gateway import tickets
 from headgate.gateway.tickets import Ticket
 from headgate.router.types import Objective
 
-OPEN_TENANT: Final = "open"
-"""Who callers without a key are while the gateway is open."""
 SHED_RETRY_S: Final = 0.5
 TICKET_KEY: Final = "headgate-ticket"
 RUN_KEY: Final = "headgate-run"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import time
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,8 @@ class BundleStore:
 
     def __init__(self) -> None:
         self.current: Bundle | None = None
+        self.loaded = 0.0
+        """When it was, in POSIX seconds."""
 
     async def load(self, name: str) -> Bundle | None:
         """Takes the bundle called `name`, a shipped one or a path, into force.
@@ -33,7 +36,7 @@ class BundleStore:
         BundleError says what is wrong with it; then the old one stays. None if a release ships none of it.
         """
         found = await self.read(name)
-        self.current = found
+        self.current, self.loaded = found, time.time()
         _LOG.info("bundle loaded", bundle=found.version if found else "", file=name)
         return found
 

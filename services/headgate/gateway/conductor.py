@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +17,8 @@ import grpc
 import grpc.aio
 import structlog
 
-from headgate.adapters import status_map
+from headgate.adapters import logs, status_map, traces
+from headgate.adapters import trace_words as words
 from headgate.adapters.config import CascadeConfig
 from headgate.adapters.status_map import (
     ContextTooLongError,
@@ -29,16 +31,18 @@ from headgate.adapters.status_map import (
     WorkerUnavailableError,
 )
 from headgate.adapters.telemetry import Metrics
-from headgate.gateway import answer_cache, convert, failures, records, upgrades
+from headgate.gateway import answer_cache, convert, failures, records, traced, upgrades
 from headgate.gateway.admission import Caller
-from headgate.gateway.answer_cache import AnswerCache
+from headgate.gateway.answer_cache import Key
 from headgate.gateway.bundle_store import BundleStore
 from headgate.gateway.drain import Drain
+from headgate.gateway.entries import Entry
 from headgate.gateway.failures import CutError
 from headgate.gateway.hedge import Hedge
 from headgate.gateway.journey import Arrival, Deliver, Event, Held, Journey
 from headgate.gateway.looks import Looks, StoppedError
 from headgate.gateway.records import Ended, Recorder
+from headgate.gateway.reuse import Reuse, read_again
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.shadow import Answered, Shadow
 from headgate.gateway.upgrades import Upgrade, Upgrades
@@ -57,11 +61,15 @@ from headgate.router.cascade import (
     Unread,
 )
 from headgate.router.cost import call_cost, estimate_tokens
+from headgate.router.decided import Decided
 from headgate.router.errors import ContextError, ObjectiveError, RouterError
 from headgate.router.types import Objective, Pool, Query, Reason
 from headgate.v1 import router_pb2, types_pb2, worker_pb2
 
 _LOG = structlog.get_logger(__name__)
+_TO_BE_REPLACED: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED"})
+"""Codes of a caller that has left: another one's request may well come to an answer."""
+_KEPT: Final = frozenset({types_pb2.CACHE_STATUS_HIT, types_pb2.CACHE_STATUS_SEMANTIC_HIT})
 WITHOUT_BUNDLE: Final = Objective(risk_target=0.05)
 """Aimed at when neither tenant, config nor bundle say; without a bundle it changes nothing."""
 
@@ -73,7 +81,7 @@ class Conductor:
         self,
         workers: Workers,
         bundles: BundleStore,
-        cache: AnswerCache,
+        reuse: Reuse,
         sessions: Sessions,
         recorder: Recorder,
         metrics: Metrics,
@@ -89,13 +97,14 @@ class Conductor:
         self.cascade = cascade
         self._workers = workers
         self._bundles = bundles
-        self._cache = cache
+        self._reuse = reuse
         self._sessions = sessions
         self._recorder = recorder
         self._metrics = metrics
         self._drain = drain
         self._shadow = shadow
         self._upgrades = later
+        self._decided = Decided()
 
     def default_objective(self) -> Objective:
         """What queries aim at whose tenant has no objective: the operator's, else the bundle's."""
@@ -127,12 +136,20 @@ class Conductor:
 
         Raises ServiceError or RouterError. Whatever happens, a record is written and no call is left running.
         """
-        journey = Journey.of(arrival, query, deliver, watch)
+        span = traces.current()
+        journey = Journey.of(arrival, query, traced.delivering(span, deliver), watch)
+        journey.span = span
+        logs.about({"request_id": journey.request_id, "tenant": arrival.caller.tenant})
+        return await self._recorded(journey, self._answer(journey))
+
+    async def _recorded(
+        self, journey: Journey, answering: Coroutine[None, None, router_pb2.GenerateResponse]
+    ) -> router_pb2.GenerateResponse:
         code = "INTERNAL"
         final = None
         try:
-            async with self._drain.limit(arrival.deadline):
-                answer = await self._answer(journey)
+            async with self._drain.limit(journey.arrival.deadline):
+                answer = await answering
             code, final = "OK", answer.decision
         except asyncio.CancelledError:
             code = "CANCELLED"
@@ -143,20 +160,68 @@ class Conductor:
         finally:
             last = journey.last_model
             self._drop_hedge(journey)
+            self._reuse.leave(journey, alone=code not in _TO_BE_REPLACED)
             self._record(journey, code, final, last)
         return answer
 
     async def _answer(self, journey: Journey) -> router_pb2.GenerateResponse:
         cascade, command = await self._decide(journey, journey.seconds_left())
-        at = self._key(journey, command)
-        kept = await self._look_up(journey, at)
+        at = self._reuse.key(journey, command)
+        span = traces.begun("internal", words.LOOK_UP)
+        found = await self._reuse.find(journey, at, command, self._renew)
+        traced.looked_up(span, found)
         if journey.deliver is not None:
-            await journey.deliver(Event(decision=self._decision(journey, command.model)))
-        if kept is not None:
-            return await self._replay(journey, kept, command.model)
+            await self._send(journey, Event(decision=self._decision(journey, command.model)))
+        if found.entry is not None:
+            return await self._replay(journey, found.entry, command.model)
+        asking = self._ask(journey, cascade, command, at, found.stale)
+        if at is None or not found.late:
+            return await asking
+        return await self._race(journey, asking, self._reuse.hear(journey, at, command), command)
+
+    async def _race(
+        self,
+        journey: Journey,
+        asking: Coroutine[None, None, router_pb2.GenerateResponse],
+        hearing: Coroutine[None, None, Entry | None],
+        command: CallModel,
+    ) -> router_pb2.GenerateResponse:
+        """What a model answers, or another request comes to, but for who has a part of the first already."""
+        asked, heard = asyncio.create_task(asking), asyncio.create_task(hearing)
+        entry = None
+        try:
+            await asyncio.wait({asked, heard}, return_when=asyncio.FIRST_COMPLETED)
+            begun = journey.delivered or journey.model != command.model
+            if heard.done() and not begun and (not asked.done() or asked.exception() is not None):
+                entry = heard.result()
+            if entry is None:
+                self._reuse.count(types_pb2.CACHE_STATUS_MISS)
+                return await asked
+        finally:
+            asked.cancel()
+            heard.cancel()
+            await asyncio.wait({asked, heard})
+        self._reuse.count(types_pb2.CACHE_STATUS_HIT, "flight")
+        self._drop_hedge(journey)
+        journey.start(drafting=False, holding=False)
+        journey.held.clear()
+        journey.failure = journey.offered = journey.read_again = None
+        journey.decision, journey.cache_status = command.decision, types_pb2.CACHE_STATUS_HIT
+        return await self._replay(journey, entry, command.model)
+
+    async def _ask(
+        self,
+        journey: Journey,
+        cascade: Cascade,
+        command: CallModel,
+        at: Key | None,
+        stale: Entry | None = None,
+    ) -> router_pb2.GenerateResponse:
+        """Has the pool answer, as the brain says; a draft that is kept already is not written again."""
         last: Command = command
         while isinstance(last, CallModel):
-            last = self._next(journey, cascade, await self._perform(journey, last, cascade))
+            event = read_again(journey, last, cascade, stale) or await self._perform(journey, last, cascade)
+            last, stale = self._next(journey, cascade, event), None
             journey.decision = last.decision
             if not _may_need(journey.hedge, last):
                 self._drop_hedge(journey)
@@ -176,6 +241,12 @@ class Conductor:
         return answer
 
     async def _decide(self, journey: Journey, seconds_left: float) -> tuple[Cascade, CallModel]:
+        span = traces.begun("internal", words.DECIDE)
+        decided = await self._first_decision(journey, seconds_left)
+        traced.decided(span, journey)
+        return decided
+
+    async def _first_decision(self, journey: Journey, seconds_left: float) -> tuple[Cascade, CallModel]:
         pool = self._pool(journey)
         session = await self._sessions.model(journey.arrival.caller.tenant, journey.wire.session)
         if session is None:
@@ -211,7 +282,7 @@ class Conductor:
         return terms
 
     def _first_command(self, journey: Journey, query: Query, pool: Pool) -> tuple[Cascade, CallModel]:
-        cascade = Cascade(self._bundles.current, pool, now=time.time())
+        cascade = Cascade(self._bundles.current, pool, now=time.time(), decide=self._decided.decide)
         try:
             return cascade, _call(cascade.feed(Received(query)))
         except ObjectiveError:
@@ -226,6 +297,7 @@ class Conductor:
             raise
         except Exception:
             _LOG.exception("the brain failed", request_id=journey.request_id)
+            self._metrics.brain_failures.labels("decision").inc()
             reason = Reason.BRAIN_FAILED
         cascade = Cascade(None, pool, now=time.time())
         command = _call(cascade.feed(Received(query)))
@@ -239,6 +311,7 @@ class Conductor:
             if not isinstance(event, Finished) or event.draft is None:
                 raise
             _LOG.exception("the brain failed over a draft", request_id=journey.request_id)
+            self._metrics.brain_failures.labels("draft").inc()
             journey.degraded.add(types_pb2.DEGRADATION_BRAIN)
             return cascade.feed(Unread(event.model, event.draft))
 
@@ -268,36 +341,21 @@ class Conductor:
             return wanted
         return caller.objective or self.default_objective()
 
-    def _key(self, journey: Journey, command: CallModel) -> answer_cache.Key | None:
-        pool, repeatable = self._workers.pool, answer_cache.repeatable(journey.wire)
-        if not self._cache.enabled or not repeatable or pool is None or command.model not in pool:
-            return None
-        # Where a draft is read any model may answer in the end: their versions count as well.
-        names = (
-            [one.name for one in pool.models]
-            if command.draft or command.decision.upgrade
-            else [command.model]
-        )
-        versions = " ".join(pool[name].version for name in names)
-        return answer_cache.key(journey.arrival.caller.tenant, journey.wire, command.decision, versions)
+    async def _renew(self, journey: Journey, at: Key) -> None:
+        """Answers a query whose kept answer expires soon; nobody waits for it."""
+        with suppress(ServiceError, RouterError):
+            cascade, command = await self._decide(journey, journey.seconds_left())
+            # What is decided otherwise now, or only within a session, is kept in another place.
+            if self._reuse.key(journey, command) == at:
+                await self._recorded(journey, self._ask(journey, cascade, command, at))
 
-    async def _look_up(
-        self, journey: Journey, at: answer_cache.Key | None
-    ) -> router_pb2.GenerateResponse | None:
-        if at is None:
-            return None
-        journey.cache_status, kept = await self._cache.look_up(at)
-        if journey.cache_status == types_pb2.CACHE_STATUS_UNAVAILABLE:
-            journey.degraded.add(types_pb2.DEGRADATION_CACHE)
-        self._metrics.cache.labels(types_pb2.CacheStatus.Name(journey.cache_status)).inc()
-        return kept
-
-    async def _replay(
-        self, journey: Journey, kept: router_pb2.GenerateResponse, model: str
-    ) -> router_pb2.GenerateResponse:
+    async def _replay(self, journey: Journey, entry: Entry, model: str) -> router_pb2.GenerateResponse:
+        kept = entry.answer
         if journey.decision is not None and kept.decision.drafted_by:
             model = kept.decision.model
-            journey.decision = convert.read_again(journey.decision, kept.decision)
+            same_terms = entry.terms in ("", answer_cache.terms(journey.decision))
+            reference = self._workers.pool.reference if self._workers.pool is not None else ""
+            journey.decision = convert.kept(journey.decision, kept.decision, reference, same_terms)
             await self._tell_switch(journey, model, escalation=True)
         journey.finish_reason = kept.finish_reason
         journey.usage = kept.usage
@@ -349,13 +407,15 @@ class Conductor:
         """Another model goes on, because of a failure or of uncertainty."""
         left = journey.model
         if command.escalation:
-            self._metrics.escalations.labels(left, command.model).inc()
+            why = _why_not_accepted(journey)
+            self._metrics.escalations.labels(left, command.model, why).inc()
+            traced.switched(journey, command.model, why, escalation=True)
             if not command.draft:
                 written = {name: held.usage.completion_tokens for name, held in journey.held.items()}
                 self._waste(written | {left: journey.usage.completion_tokens})
         else:
-            journey.degraded.add(types_pb2.DEGRADATION_WORKER)
-            self._metrics.fallbacks.labels(command.model).inc()
+            traced.switched(journey, command.model, "failed", escalation=False)
+            _fell_back(journey)
         await self._tell_switch(journey, command.model, command.escalation)
 
     def _waste(self, written: Mapping[str, int]) -> None:
@@ -374,7 +434,7 @@ class Conductor:
                 explanation=_why_switched(journey, left, model, escalation),
                 draft=_left_draft(journey, left),
             )
-            await journey.deliver(Event(model_switched=switched))
+            await self._send(journey, Event(model_switched=switched))
 
     async def _deliver_draft(self, journey: Journey, answer: Answer) -> None:
         """A draft that was held back: accepted, or all there is where the escalation failed."""
@@ -383,8 +443,7 @@ class Conductor:
             raise TypeError("the cascade answers with a draft that was never written")
         preferred = answer.model == answer.decision.model
         if not preferred:
-            journey.degraded.add(types_pb2.DEGRADATION_WORKER)
-            self._metrics.fallbacks.labels(answer.model).inc()
+            _fell_back(journey)
         else:
             others = {name: one for name, one in journey.held.items() if name != answer.model}
             self._waste({name: one.usage.completion_tokens for name, one in others.items()})
@@ -461,7 +520,7 @@ class Conductor:
             await self._deliver(journey, piece.text, piece.logprobs)
 
     async def _offered(
-        self, journey: Journey, model: str, offer: Offer, at: answer_cache.Key | None
+        self, journey: Journey, model: str, offer: Offer, at: Key | None
     ) -> router_pb2.EscalationOffered:
         """The end of an answer is doubtful whose beginning was delivered: nothing is retracted."""
         self._metrics.escalations_offered.labels(model).inc()
@@ -509,7 +568,15 @@ class Conductor:
         if text:
             journey.text.append(text)
             if journey.deliver is not None and not journey.holding:
-                await journey.deliver(Event(delta=piece or router_pb2.Delta(text=text)))
+                await self._send(journey, Event(delta=piece or router_pb2.Delta(text=text)))
+                if not journey.given:
+                    journey.given = True
+                    self._metrics.first_token.labels(journey.model).observe(journey.took)
+
+    async def _send(self, journey: Journey, event: Event) -> None:
+        if journey.deliver is not None:
+            with self._reuse.while_read(journey):
+                await journey.deliver(event)
 
     def _note(
         self,
@@ -547,15 +614,16 @@ class Conductor:
         journey.attempts.append(attempt)
         self._metrics.attempts.labels(worker.name, code.name).inc()
         self._metrics.cost.labels(worker.name).inc(cost)
+        traced.attempted(journey, attempt, code)
         return attempt
 
-    async def _finish(
-        self, journey: Journey, end: Answer, at: answer_cache.Key | None
-    ) -> router_pb2.GenerateResponse:
+    async def _finish(self, journey: Journey, end: Answer, at: Key | None) -> router_pb2.GenerateResponse:
         await self._keep_session(journey, end.model)
+        if journey.read_again is not None and not journey.attempts:
+            journey.cache_status = types_pb2.CACHE_STATUS_HIT
         response = self._response(journey, end.model)
         if at is not None:
-            self._cache.keep(at, response)
+            self._reuse.keep(journey, at, end, response)
         self._upgraded(journey, response)
         return response
 
@@ -572,7 +640,8 @@ class Conductor:
         self._metrics.upgrades.labels(journey.model, became).inc()
         place = upgrades.replaced(caller.tenant, first, response)
         if place is not None:
-            self._cache.keep(*place)
+            at, answer = place
+            self._reuse.replace(at, journey, answer)
 
     async def _keep_session(self, journey: Journey, model: str) -> None:
         if not await self._sessions.keep(journey.arrival.caller.tenant, journey.wire.session, model):
@@ -596,7 +665,7 @@ class Conductor:
             journey.degraded.add(types_pb2.DEGRADATION_LEDGER)
         wire = convert.decision(journey.decision, journey.request_id, model)
         wire.cost_nanousd = sum(attempt.cost_nanousd for attempt in journey.attempts)
-        wire.cache_status = journey.cache_status
+        self._reuse.tell(journey, wire)
         wire.attempts.extend(journey.attempts)
         wire.degraded.extend(sorted(journey.degraded))
         wire.overhead.FromNanoseconds(round(journey.overhead * 1e9))
@@ -607,14 +676,34 @@ class Conductor:
         took = time.perf_counter() - journey.arrival.at
         finish = types_pb2.FinishReason.Name(journey.finish_reason)
         self._metrics.overhead.observe(journey.overhead)
+        traced.ended(journey, decision, finish)
+        if final is not None and journey.cache_status != types_pb2.CACHE_STATUS_RENEWED:
+            self._count(journey, final, took)
         ended = Ended(code, took, finish, journey.usage)
         caller = journey.arrival.caller
         labels, now = journey.wire.metadata, time.time()
         record = records.request(caller.tenant, decision, labels, ended, now, caller.run)
         record = {**record, **journey.upgraded}
+        records.log(record)
         if self._shadow is not None and self._shadow.on and final is not None:
             record = self._shadow.offer(record, self._answered(journey, final.model))
         self._recorder.record(record)
+
+    def _count(self, journey: Journey, final: types_pb2.Decision, took: float) -> None:
+        """Counts an answer that a caller was given, and what the reference would have charged for it."""
+        pool, usage = self._workers.pool, journey.usage
+        price = pool[pool.reference].price if pool is not None and pool.reference in pool else None
+        # An upgrade is the second answer to its question, and the reference would have been asked once.
+        if price is None or journey.upgraded:
+            cost = 0
+        else:
+            cost = call_cost(price, usage.prompt_tokens, usage.completion_tokens)
+        kept = journey.cache_status in _KEPT
+        self._metrics.answers.given(
+            final.model, took, journey.request_id, cost, kept=kept, certified=final.HasField("certificate")
+        )
+        if journey.fell_back and not kept:
+            self._metrics.fallbacks.labels(final.model).inc()
 
     def _answered(self, journey: Journey, model: str) -> Answered:
         pool = self._workers.pool
@@ -628,6 +717,11 @@ class Conductor:
             reference=pool.reference if pool else "",
             wasted_nanousd=journey.wasted(model),
         )
+
+
+def _fell_back(journey: Journey) -> None:
+    journey.fell_back = True
+    journey.degraded.add(types_pb2.DEGRADATION_WORKER)
 
 
 def _ends_well(journey: Journey) -> bool:
@@ -665,7 +759,8 @@ def _check_permitted(caller: Caller, wanted: Objective) -> None:
 def _begin(journey: Journey, worker: Worker, left: float) -> Call:
     """Starts a call of the worker, which has so many seconds."""
     worker.make_room()
-    call: Call = worker.stub.Generate(_request(journey, worker), timeout=left)
+    carried = traced.begun(journey, worker).carried or None
+    call: Call = worker.stub.Generate(_request(journey, worker), timeout=left, metadata=carried)
     worker.calls.add(call)
     return call
 
@@ -685,6 +780,16 @@ def _request(journey: Journey, worker: Worker) -> worker_pb2.WorkerServiceGenera
         request_id=journey.request_id,
         logprobs=wanted and worker.model is not None and worker.model.logprobs,
     )
+
+
+def _why_not_accepted(journey: Journey) -> str:
+    """A draft that has ended was doubtful, declined or cut; one that was still written was stopped."""
+    names = {
+        types_pb2.FINISH_REASON_UNSPECIFIED: "stopped",
+        types_pb2.FINISH_REASON_STOP: "doubtful",
+        types_pb2.FINISH_REASON_DECLINED: "declined",
+    }
+    return names.get(journey.finish_reason, "cut")
 
 
 def _why_switched(journey: Journey, left: str, model: str, escalation: bool) -> str:

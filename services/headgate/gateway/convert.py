@@ -7,11 +7,13 @@ from typing import Final
 
 from google.protobuf import timestamp_pb2
 
-from headgate.adapters.config import CascadeConfig
+from headgate.adapters.config import CascadeConfig, SemanticConfig
 from headgate.router import cost, features
 from headgate.router.types import WHOLE, Certificate, Decision, ModelEstimate, Objective, Query, Reason
 from headgate.v1 import types_pb2
 
+DIGITS: Final = 12
+"""Of a sum of shares: what is beyond is the floating point's."""
 _REASONS: Final = {reason: types_pb2.Reason.Value(f"REASON_{reason.name}") for reason in Reason}
 
 
@@ -104,22 +106,23 @@ def decision(of: Decision, request_id: str, answering: str) -> types_pb2.Decisio
     return wire
 
 
-def read_again(of: Decision, kept: types_pb2.Decision) -> Decision:
-    """The decision on a query whose answer is kept, with what became of the draft when it was written."""
+def kept(of: Decision, then: types_pb2.Decision, reference: str, same_terms: bool) -> Decision:
+    """The decision on a query whose answer is kept, with what became of the draft when it was written.
+
+    Under other terms only the reference's answer is kept: nothing is lost against it, whatever it was asked
+    for.
+    """
+    left = replace(of, model=then.model, drafted_by=then.drafted_by, prior=None)
+    if not same_terms:
+        who = f"{then.model}, the reference," if then.model == reference else then.model
+        return replace(left, explanation=f"{who} has answered this already.")
     after = {
         one.model: one.p_correct_after_draft
-        for one in kept.estimates
+        for one in then.estimates
         if one.HasField("p_correct_after_draft")
     }
     estimates = tuple(replace(one, p_after_draft=after.get(one.model)) for one in of.estimates)
-    return replace(
-        of,
-        model=kept.model,
-        drafted_by=kept.drafted_by,
-        explanation=kept.explanation,
-        estimates=estimates,
-        prior=None,
-    )
+    return replace(left, explanation=then.explanation, estimates=estimates)
 
 
 def certificate(of: Certificate) -> types_pb2.Certificate:
@@ -137,6 +140,20 @@ def certificate(of: Certificate) -> types_pb2.Certificate:
         window=of.window,
         slices=of.slices,
     )
+
+
+def add_wrong_hits(to: types_pb2.Certificate, semantic: SemanticConfig) -> None:
+    """Adds the semantic cache's budget of errors to the certificate's: together they are one promise.
+
+    A request loses by its model or by a wrong hit: shares of both add up at most, and so do the deltas. The
+    cache's share is one in the long run, of all questions after the same messages: so the sum is one, too,
+    and names no window and no slices.
+    """
+    to.risk_target = min(1.0, round(to.risk_target + semantic.wrong_hits, DIGITS))
+    to.confidence = max(0.0, round(to.confidence + semantic.confidence - 1, DIGITS))
+    to.semantic_wrong_hits = semantic.wrong_hits
+    to.window = 0
+    del to.slices[:]
 
 
 def _estimate(of: ModelEstimate) -> types_pb2.ModelEstimate:

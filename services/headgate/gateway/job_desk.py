@@ -18,7 +18,7 @@ import google.rpc.status_pb2 as status_pb2  # type: ignore[import-untyped]
 import grpc
 import structlog
 
-from headgate.adapters import status_map
+from headgate.adapters import status_map, traces
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import ENDED, Happening, Record, RedisJobs, State, Submission
 from headgate.adapters.status_map import (
@@ -118,7 +118,10 @@ class JobDesk:
         packed = query.SerializeToString(deterministic=True)
         same = hashlib.sha256(b"\0".join((packed, job_class.encode(), batch.encode()))).digest()
         ticket = tickets.sign(self._pepper, tenant, name, time.time(), expires)
-        return Submission(tenant, name, packed, same, job_class, batch, expires, ticket, upgrades, begins)
+        traceparent = traces.current().traceparent
+        return Submission(
+            tenant, name, packed, same, job_class, batch, expires, ticket, upgrades, begins, traceparent
+        )
 
     async def _written(self, one: Submission) -> bool:
         """Whether the record is new. Raises JobExistsError where another job has the name."""

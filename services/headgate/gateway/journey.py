@@ -10,9 +10,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headgate.adapters.status_map import ServiceError
+from headgate.adapters.traces import NONE, Span
 from headgate.gateway import convert
 from headgate.gateway.admission import Caller
+from headgate.gateway.entries import Entry
+from headgate.gateway.flights import Flight
 from headgate.gateway.hedge import Hedge
+from headgate.gateway.like_questions import Comparison, Place
+from headgate.gateway.semantic_cache import Candidate
 from headgate.gateway.watched import Watched
 from headgate.router.cost import estimate_tokens
 from headgate.router.types import Decision, Draft
@@ -41,6 +46,7 @@ class Held:
     text: list[str]
     finish_reason: types_pb2.FinishReason.ValueType
     usage: types_pb2.Usage
+    logprobs: tuple[float, ...]
     pieces: list[router_pb2.Delta]
     """The text as it came; empty unless it is watched."""
 
@@ -60,8 +66,30 @@ class Journey:
     model: str = ""
     """The model that the caller takes to be answering."""
     cache_status: types_pb2.CacheStatus.ValueType = types_pb2.CACHE_STATUS_BYPASS
+    flight: Flight | None = None
+    """Where others who ask the same wait for this one's answer."""
+    place: Place | None = None
+    """Where its question stands among others, where the tenant wants answers of like ones."""
+    candidate: Candidate | None = None
+    """The question that is most like it, where it gets that one's answer."""
+    comparison: Comparison | None = None
+    """What its own answer is to be compared with, where one like it has one that is not given."""
+    over: bytes = b""
+    """The stamp of the entry whose place its answer takes."""
+    tags: tuple[str, ...] = ()
+    """Of the entry that its answer will be."""
+    read_again: Entry | None = None
+    """A draft that was kept already, and is read under other terms."""
+    fell_back: bool = False
+    """Whether another model answers than the policy's choice, because that failed."""
     attempts: list[types_pb2.Attempt] = field(default_factory=list)
+    span: Span = NONE
+    """The request's own."""
+    hops: dict[str, Span] = field(default_factory=dict)
+    """Spans of the calls that run, by model."""
     degraded: set[types_pb2.Degradation.ValueType] = field(default_factory=set)
+    given: bool = False
+    """Whether the caller has a piece of the answer."""
     waited: float = 0.0
     text: list[str] = field(default_factory=list)
     """The answer so far, of the attempt that runs."""
@@ -107,6 +135,11 @@ class Journey:
         return self.arrival.deadline - time.perf_counter() - HOP_S
 
     @property
+    def took(self) -> float:
+        """Seconds since it arrived."""
+        return time.perf_counter() - self.arrival.at
+
+    @property
     def overhead(self) -> float:
         """Seconds spent in the gateway itself so far."""
         return time.perf_counter() - self.arrival.at - self.waited
@@ -136,7 +169,7 @@ class Journey:
     def so_far(self) -> Held:
         """What the attempt that runs has written."""
         pieces = list(self.watched.pieces) if self.watched is not None else []
-        return Held(list(self.text), self.finish_reason, self.usage, pieces)
+        return Held(list(self.text), self.finish_reason, self.usage, tuple(self.logprobs), pieces)
 
     def hold(self, model: str) -> Draft:
         """What the attempt that just ended wrote; it is held from here on."""

@@ -6,13 +6,12 @@ import argparse
 import asyncio
 import gc
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
-from headgate.adapters import diagnosis, logs, serving, settings
+from headgate.adapters import diagnosis, logs, serving, settings, traces
 from headgate.adapters.config import Config, is_loopback
 from headgate.adapters.job_brokers import resolved_broker
 from headgate.adapters.redis_client import resolved_url
@@ -32,8 +31,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         logs.setup(sources.loaded.config.log_level)
         serving.run(_serve(sources, flags, environ))
     except (ConfigError, PortTakenError, PortInUseError, BundleError) as error:
-        print(f"headgate gateway: {error}", file=sys.stderr)
+        logs.say_last(f"headgate gateway: {error}")
         return 1
+    finally:
+        traces.close()
     return 0
 
 
@@ -95,6 +96,7 @@ async def _serve(sources: Sources, flags: argparse.Namespace, environ: Mapping[s
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     gateway = Gateway(sources, lambda: _sources(flags, environ))
     try:
+        traces.setup(sources.loaded.config.telemetry, "headgate-gateway", gateway.count_lost_spans)
         addresses = await gateway.start()
     except BaseException:
         await gateway.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -78,6 +79,19 @@ def outcome(tenant: str, message: router_pb2.RecordOutcomeRequest, now: float) -
         "quality": repr(message.quality),
         "source": router_pb2.OutcomeSource.Name(message.source),
     }
+
+
+def log(record: Record) -> None:
+    """A line for a finished request, at debug: operators have the ledger, the metrics and the traces."""
+    if _LOG.is_enabled_for(logging.DEBUG):
+        _LOG.debug("request ended", **{name: record[name] for name in _LOGGED})
+
+
+_LOGGED: Final = (
+    "request_id", "tenant", "code", "model", "reason", "drafted_by", "lambda", "certificate", "cache",
+    "degraded", "cost_nanousd", "latency_ms",
+)  # fmt: skip
+"""Not the labels, which are a caller's own words."""
 
 
 class Ended:

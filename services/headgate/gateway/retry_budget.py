@@ -16,6 +16,11 @@ class RetryBudget:
     def __init__(self) -> None:
         self._tokens = MOST
 
+    @property
+    def left(self) -> float:
+        """Second calls that may be made now."""
+        return self._tokens
+
     def earn(self) -> None:
         """A call succeeded."""
         self._tokens = min(MOST, self._tokens + EARNED)

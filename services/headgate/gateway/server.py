@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import resources
 from typing import Final
 
 import grpc
@@ -17,9 +16,9 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from headgate.adapters import channels, job_servers, validation
+from headgate.adapters import channels, job_servers, semantic_feed, validation
 from headgate.adapters.breaker import Breaker
-from headgate.adapters.config import Config, PolicyConfig, TlsConfig
+from headgate.adapters.config import OPEN_TENANT, Config, PolicyConfig
 from headgate.adapters.decoding import Decoding
 from headgate.adapters.health import HealthServicer
 from headgate.adapters.job_queue import JobQueue
@@ -28,10 +27,11 @@ from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import RedisJobs, Terms
 from headgate.adapters.redis_rooms import LEFT_ALONE_S, Rooms
+from headgate.adapters.semantic_feed import SemanticFeed
 from headgate.adapters.settings import ConfigError, Loaded
-from headgate.adapters.status_map import InvalidRequestError, ReloadError, ServiceError, code_of
-from headgate.adapters.telemetry import Metrics
-from headgate.gateway import jobs, status
+from headgate.adapters.status_map import InvalidRequestError, ReloadError, ServiceError, Violation, code_of
+from headgate.adapters.telemetry import Fact, Metrics
+from headgate.gateway import facts, jobs, status, tls_pair
 from headgate.gateway.admin import AdminServicer, Controls
 from headgate.gateway.admission import Door, Keyring, Room
 from headgate.gateway.answer_cache import AnswerCache
@@ -40,26 +40,42 @@ from headgate.gateway.conductor import Conductor
 from headgate.gateway.drain import Drain
 from headgate.gateway.job_desk import JobDesk
 from headgate.gateway.jobs import JobServicer
+from headgate.gateway.like_questions import LikeQuestions
+from headgate.gateway.purges import Scope
+from headgate.gateway.purging import Purging
+from headgate.gateway.recent import Recent
 from headgate.gateway.records import Recorder
+from headgate.gateway.reuse import Reuse
+from headgate.gateway.semantic_cache import SemanticCache
 from headgate.gateway.servicer import SERVICE, RouterServicer
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.shadow import Places, Shadow, draw_key
 from headgate.gateway.upgrades import Upgrades
 from headgate.gateway.visits import Visits
 from headgate.gateway.workers import Worker, Workers
+from headgate.router.embedding import Embedding
 from headgate.router.types import Objective
-from headgate.v1 import admin_pb2_grpc, jobs_pb2_grpc, router_pb2, router_pb2_grpc, types_pb2
+from headgate.v1 import admin_pb2_grpc, jobs_pb2, jobs_pb2_grpc, router_pb2, router_pb2_grpc, types_pb2
 
 _LOG = structlog.get_logger(__name__)
+WORDS: Final = resources.files("headgate.router").joinpath("words.npz")
 JOB_REPLY_S: Final = 2.0
 """Who submits a job wants it kept: it is waited for, though not for ever."""
 LAST_WORD_S: Final = 0.5
 """After the drain: the time that requests have to say that they end. Then their calls are cancelled."""
+MOST_NAMED: Final = 20
+"""Names that a sentence lists of those that there are."""
 WAIT_FOR_WORKERS_S: Final = 30.0
 """How long a start waits for all workers; then it serves with those that are there."""
 _METHODS: Final = frozenset(
-    f"/{SERVICE}/{method.name}" for method in router_pb2.DESCRIPTOR.services_by_name["RouterService"].methods
+    f"/{service.full_name}/{method.name}"
+    for service in (
+        router_pb2.DESCRIPTOR.services_by_name["RouterService"],
+        jobs_pb2.DESCRIPTOR.services_by_name["JobService"],
+    )
+    for method in service.methods
 )
+"""Whose refusals are counted by name; of a caller's own names there is no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +105,24 @@ class Gateway:
         self._sources = sources
         self._read_again = read_again
         self._metrics = Metrics()
+        for model in config.pool:
+            # What they cost first would else be missing from every increase.
+            self._metrics.cost.labels(model)
+            self._metrics.shadow_cost.labels(model)
         self._lag = LoopLag(self._metrics.loop_lag.observe)
         self._bundles = BundleStore()
         self._health = HealthServicer()
         self._rooms = Rooms(sources.redis_url, config.redis.ledger_length) if sources.redis_url else None
         self._workers = Workers(config.pool, sources.workers, config.policy.reference, self._worker_changed)
         store = self._rooms.store if self._rooms else None
-        self._cache = AnswerCache(store, config.cache.ttl_s)
+        self._recent = Recent(config.cache.memory_mb << 20)
+        self._cache = AnswerCache(
+            self._rooms.answers if self._rooms else None, config.cache.ttl_s, self._recent
+        )
         self._cache.enabled = config.cache.enabled
+        self._semantic: SemanticCache | None
+        self._semantic, like = self._semantic_cache()
+        self._purging = Purging(self._rooms, self._cache, sources.redis_url, self._semantic)
         self._recorder = Recorder(
             self._rooms.ledger if self._rooms else None, self._metrics.ledger_dropped.inc
         )
@@ -115,15 +141,21 @@ class Gateway:
         self._queue = JobQueue(sources.broker_url) if self._jobs and sources.broker_url else None
         self._desk = self._job_desk()
         self._upgrades = Upgrades(self._desk) if self._desk else None
+        self._reuse = Reuse(self._cache, self._workers, self._metrics, like)
+        self._reuse.semantic = config.cache.semantic
         self._conductor = Conductor(
-            self._workers, self._bundles, self._cache, Sessions(store), self._recorder, self._metrics,
-            _objective(config.policy), config.policy.cascade, self._drain, self._shadow,
-            self._upgrades,
+            self._workers, self._bundles, self._reuse, Sessions(store), self._recorder, self._metrics,
+            _objective(config.policy), config.policy.cascade, self._drain, self._shadow, self._upgrades,
         )  # fmt: skip
         self._draining = False
+        self._configured = time.time()
         self._warnings: list[str] = []
         self._public = self._public_server()
         self._admin = self._admin_server()
+
+    def count_lost_spans(self, count: int) -> None:
+        """Of traces whose collector did not get them."""
+        self._metrics.spans_dropped.inc(count)
 
     async def start(self) -> dict[str, str]:
         """Serves; returns the addresses of `listen`, `admin` and `metrics` with their real ports.
@@ -131,7 +163,7 @@ class Gateway:
         Raises PortTakenError, PortInUseError, BundleError or ConfigError, each with one sentence.
         """
         gateway = self._sources.loaded.config.gateway
-        credentials = _credentials(gateway.tls)
+        credentials = tls_pair.credentials(gateway.tls)
         shared = self._sources.reuse_port
         addresses = {
             "listen": gateway.listen if shared else _bind(self._public, gateway.listen, credentials),
@@ -143,6 +175,9 @@ class Gateway:
         await self._check_job_servers()
         self._recorder.start()
         self._samples.start()
+        self._purging.start()
+        if self._semantic is not None:
+            self._semantic.start()
         self._watch_gauges()
         await self._warm_up()
         await self._workers.start(WAIT_FOR_WORKERS_S)
@@ -214,8 +249,12 @@ class Gateway:
         """Lets go of everything that is held outside of the process."""
         self._lag.stop()
         await self._shadow.close()
+        await self._reuse.close()
         await self._workers.close()
         await self._cache.settle()
+        await self._purging.close()
+        if self._semantic is not None:
+            await self._semantic.close()
         await asyncio.gather(self._recorder.close(), self._samples.close())
         if self._rooms is not None:
             await self._rooms.close()
@@ -226,11 +265,16 @@ class Gateway:
         if self._queue is not None:
             self._queue.close()
 
-    def status(self) -> status.Status:
-        """What is loaded and what is missing."""
+    async def status(self) -> status.Status:
+        """What is loaded and what a request would miss now."""
+        away = not await self._cache.asks()
+        warnings, semantic = list(self._warnings), []
+        if self._semantic is not None:
+            warnings += self._semantic.warnings
+            semantic = [self._semantic.standing(tenant) for tenant in sorted(self._semantic.tenants)]
         return status.report(
-            self._workers, self._bundles.current, self._conductor.default_objective(), self._degradations(),
-            self._metrics, self._warnings, draining=self._draining,
+            self._workers, self._bundles.current, self._conductor.default_objective(),
+            self._degradations(away), self._metrics, warnings, semantic, draining=self._draining,
         )  # fmt: skip
 
     async def reload_config(self) -> str:
@@ -255,16 +299,41 @@ class Gateway:
         bundle = await self._bundles.load(self._sources.loaded.config.policy.bundle)
         return bundle.version if bundle else ""
 
+    async def purge(self, scope: Scope, unknown: bool) -> int:
+        """How many answers were deleted from Redis. Raises CacheUnavailableError.
+
+        Raises InvalidRequestError for names that the config does not have, unless `unknown` ones are meant.
+        """
+        if not unknown:
+            check_names(scope, self._sources.loaded.config)
+        return await self._purging.purge(scope)
+
     def _take(self, fresh: Sources) -> None:
         config = fresh.loaded.config
-        self._sources = fresh
+        self._sources, self._configured = fresh, time.time()
         self._door.keys = Keyring(config, fresh.pepper)
         self._room.most = config.gateway.max_concurrent
         self._cache.ttl_s = config.cache.ttl_s
         self._cache.enabled = config.cache.enabled
+        self._recent.resize(config.cache.memory_mb << 20)
+        if self._semantic is not None:
+            self._semantic.configure(config)
+        self._reuse.semantic = config.cache.semantic
         self._conductor.objective = _objective(config.policy)
         self._conductor.cascade = config.policy.cascade
         self._shadow.settings = config.shadow
+
+    def _semantic_cache(self) -> tuple[SemanticCache, LikeQuestions] | tuple[None, None]:
+        """None where it is off, or without a Redis, through which alone processes know of each other."""
+        config, url = self._sources.loaded.config, self._sources.redis_url
+        if url is None or not config.cache.semantic.enabled:
+            return None, None
+        embedding = Embedding.read(WORDS.read_bytes())
+        client = connect(url, semantic_feed.REPLY_S, semantic_feed.REPLY_S, semantic_feed.REPLY_S)
+        feed = SemanticFeed(client, self._metrics.semantic_dropped.inc)
+        count = self._metrics.semantic
+        semantic = SemanticCache(embedding, feed, config, lambda what: count.labels(what).inc())
+        return semantic, LikeQuestions(semantic, self._cache, embedding)
 
     def _job_records(self) -> RedisJobs | None:
         """None where jobs are off. ConfigError where there is nowhere to keep them."""
@@ -298,7 +367,7 @@ class Gateway:
 
     def _admin_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(interceptors=[Decoding()], options=channels.server_options())
-        controls = Controls(self.status, self.reload_config, self.reload_bundle)
+        controls = Controls(self.status, self.reload_config, self.reload_bundle, self.purge)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(controls), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         return server
@@ -323,17 +392,19 @@ class Gateway:
     def _count_unwritten(self, count: int) -> None:
         self._metrics.shadow_samples.labels("unwritten").inc(count)
 
-    def _degradations(self) -> list[str]:
+    def _degradations(self, away: bool = False) -> list[str]:
         missing = {
-            "CACHE": self._cache.degraded,
-            "LEDGER": self._recorder.degraded,
+            "CACHE": self._cache.degraded or (self._semantic is not None and self._semantic.degraded),
+            "LEDGER": self._recorder.degraded or away,
             "WORKER": not all(worker.serving for worker in self._workers),
         }
         return [name for name, is_missing in missing.items() if is_missing]
 
     def _watch_gauges(self) -> None:
         loop = asyncio.get_running_loop()
+        self._metrics.facts.source = self._facts
         self._metrics.inside.set_function(lambda: self._room.inside)
+        self._metrics.cache_memory.set_function(lambda: self._recent.bytes)
         self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         if self._rooms is not None:
             breaker = self._rooms.breaker
@@ -341,6 +412,14 @@ class Gateway:
         if self._queue is not None:
             queue = self._queue
             self._metrics.broker_away.set_function(lambda: queue.away)
+
+    def _facts(self) -> Iterator[Fact]:
+        bundles, now = self._bundles, time.time()
+        objective = self._conductor.default_objective()
+        yield from facts.of_policy(bundles.current, self._workers, objective, now)
+        yield from facts.of_bundle(bundles.current, bundles.loaded)
+        yield from facts.of_config(self._sources.loaded.digest, self._configured, self._room.most)
+        yield from facts.of_health(self._workers, self._degradations(), draining=self._draining)
 
 
 def needs_restart(old: Config, new: Config) -> str:
@@ -357,12 +436,25 @@ def needs_restart(old: Config, new: Config) -> str:
     ):
         if getattr(old.gateway, name) != getattr(new.gateway, name):
             return f"gateway.{name}"
+    if old.cache.semantic.enabled != new.cache.semantic.enabled:
+        return "cache.semantic.enabled"
     if old.policy.reference != new.policy.reference:
         return "policy.reference"
-    for name in ("pool", "redis", "jobs", "log_level"):
+    for name in ("pool", "redis", "jobs", "telemetry", "log_level"):
         if getattr(old, name) != getattr(new, name):
             return name
     return ""
+
+
+def check_names(scope: Scope, config: Config) -> None:
+    """Raises InvalidRequestError for a tenant or model that the config does not have."""
+    tenants = [*config.tenants, *([OPEN_TENANT] if config.gateway.open else [])]
+    for field, name, known in (("tenant", scope.tenant, tenants), ("model", scope.model, list(config.pool))):
+        if name and name not in known:
+            there = ", ".join(known[:MOST_NAMED]) + (", …" if len(known) > MOST_NAMED else "")
+            sentence = f"the config has no {field} {name!r}, only {there or 'none'}"
+            words = f"{sentence}; one that was removed is purged as unknown (--unknown)"
+            raise InvalidRequestError(words, [Violation(field, sentence)])
 
 
 def _objective(policy: PolicyConfig) -> Objective | None:
@@ -382,24 +474,3 @@ def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredent
             f"cannot listen on {address}: the port is in use or the address is not this machine's"
         ) from None
     return f"{address.rpartition(':')[0]}:{port}"
-
-
-def _credentials(tls: TlsConfig | None) -> grpc.ServerCredentials | None:
-    if tls is None:
-        return None
-    try:
-        pair = (Path(tls.key).read_bytes(), Path(tls.certificate).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"gateway.tls: {error.filename} cannot be read: {error.strerror}") from None
-    _check_pair(tls)
-    return grpc.ssl_server_credentials([pair])
-
-
-def _check_pair(tls: TlsConfig) -> None:
-    """gRPC would fail when it binds, as if the port were in use: hence OpenSSL is asked first."""
-    try:
-        # An empty password, so that a key that wants one is refused instead of asked for on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
-    except (ssl.SSLError, ValueError):
-        sentence = f"gateway.tls: {tls.certificate} and {tls.key} are no certificate and key that fit"
-        raise ConfigError(f"{sentence}, both PEM, the key without a password") from None

@@ -29,7 +29,7 @@ from headgate.adapters import samples
 from headgate.adapters.config import ShadowConfig
 from headgate.adapters.ports import Budget, SideRoomError, Store
 from headgate.adapters.samples import Sample, SampledAnswer, Settings, Turn
-from headgate.adapters.telemetry import Metrics
+from headgate.adapters.telemetry import DAY_S, Metrics
 from headgate.gateway import convert
 from headgate.gateway.admission import Caller
 from headgate.gateway.records import Record, Recorder
@@ -59,6 +59,7 @@ _UNCERTAIN: Final = 2
 """A prompt's own tokens are at most so many times the estimate."""
 _FORCED: Final = frozenset({Reason.PINNED, Reason.BRAIN_FAILED})
 """Decisions that no policy made: no certificate speaks of them."""
+_LIKE: Final = types_pb2.CacheStatus.Name(types_pb2.CACHE_STATUS_SEMANTIC_HIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class Shadow:
 
     def _offer(self, record: Record, answered: Answered) -> Record:
         others = self._others(answered)
-        if not self.on or not others or not _eligible(answered):
+        if not self.on or not others or not _eligible(record, answered):
             return record
         share = self.settings.share
         hit = drawn(self._key, record["record_id"], share)
@@ -217,6 +218,7 @@ class Shadow:
     ) -> AsyncIterator[None]:
         """Reserves the most that a call may cost for the time of a block, then takes what it did cost."""
         account, most = draw.account, _dearest(model, draw.answered.wire)
+        day = int(time.time() // DAY_S)
         if not await budget.reserve(account, most, self.settings.budget_nanousd):
             raise _DroppedError("budget")
         try:
@@ -226,7 +228,9 @@ class Shadow:
             self._metrics.shadow_cost.labels(model.name).inc(cost)
             # A reservation that is not settled stays taken: money is rather not spent than spent twice.
             with suppress(SideRoomError):
-                await budget.give_back(account, most - cost)
+                taken = await budget.give_back(account, most - cost)
+                left, tenant = self.settings.budget_nanousd - taken, draw.answered.caller.tenant
+                self._metrics.budgets_left.tell(tenant, "samples", left, day)
 
     async def _call(self, worker: Worker, draw: _Draw, reading: _Reading) -> None:
         wire, code = draw.answered.wire, grpc.StatusCode.CANCELLED
@@ -318,8 +322,14 @@ def _may_answer(answered: Answered, worker: Worker) -> bool:
     return capable and (allowed is None or worker.name in allowed)
 
 
-def _eligible(answered: Answered) -> bool:
-    """Whether the policy chose freely, its choice answered, and the query is one that can be certified."""
+def _eligible(record: Record, answered: Answered) -> bool:
+    """Whether the policy chose freely, its choice answered, and the query is one that can be certified.
+
+    A hit is its choice's answer to the same query, whenever that was given. A semantic hit is one to another
+    query: to score it here would say of the model what it never said.
+    """
+    if record.get("cache") == _LIKE:
+        return False
     decision = answered.decision
     if decision is None or decision.reason in _FORCED or decision.model != answered.model:
         return False

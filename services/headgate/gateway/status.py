@@ -23,6 +23,7 @@ def report(
     missing: Sequence[str],
     metrics: Metrics,
     warnings: Sequence[str] = (),
+    semantic: Sequence[admin_pb2.SemanticStatus] = (),
     *,
     draining: bool,
 ) -> Status:
@@ -38,6 +39,7 @@ def report(
         requests=_by_code(metrics),
         draining=draining,
         warnings=warnings,
+        semantic=semantic,
     )
 
 

@@ -14,7 +14,8 @@ import grpc.aio
 import structlog
 from google.protobuf.message import Message
 
-from headgate.adapters import status_map, validation
+from headgate.adapters import status_map, traces, validation
+from headgate.adapters import trace_words as words
 from headgate.adapters.decoding import Undecodable
 from headgate.adapters.status_map import InvalidRequestError
 from headgate.adapters.telemetry import Metrics
@@ -30,6 +31,12 @@ LONGEST_S: Final = 600.0
 """Whatever the caller says: connections that are renewed wait for no call that takes longer."""
 LAST_EVENT_S: Final = 0.5
 """How long a broken stream's last event may take: a caller that reads has it at once."""
+
+_TRACED: Final = {
+    **dict.fromkeys(("Generate", "StreamGenerate", "Route", "RecordOutcome"), "headgate.v1.RouterService"),
+    **dict.fromkeys(("SubmitJob", "SubmitJobs"), "headgate.v1.JobService"),
+}
+"""Methods that have a trace. Who watches, or asks again how a job goes, tells nothing of a request."""
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -73,6 +80,7 @@ class Visits:
         `room`: where the call takes its place, if not among all others.
         """
         visit, room = Visit(context), room or self._room
+        span = _entered(method, context)
         code = grpc.StatusCode.CANCELLED
         try:
             with room.place(job=CALLER.get().runs_jobs):
@@ -91,6 +99,7 @@ class Visits:
             return result
         finally:
             self._metrics.requests.labels(method, code.name).inc()
+            span.end(code.name)
 
 
 def valid(message: M | Undecodable, _kind: type[M]) -> M:
@@ -99,6 +108,16 @@ def valid(message: M | Undecodable, _kind: type[M]) -> M:
         raise InvalidRequestError("the request is not a message of this method")
     validation.check(message)
     return message
+
+
+def _entered(method: str, context: Context) -> traces.Span:
+    if traces.tracer is None or (service := _TRACED.get(method)) is None:
+        return traces.NONE
+    span = traces.entered(method, "server", context.invocation_metadata, begins=True)
+    if span.recording:
+        tenant = CALLER.get().tenant
+        span.set({words.RPC_SYSTEM: "grpc", words.RPC_METHOD: f"{service}/{method}", words.TENANT: tenant})
+    return span
 
 
 async def _tell(context: Context, event: Message) -> None:

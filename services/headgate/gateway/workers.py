@@ -34,6 +34,10 @@ MISSES_UNTIL_OUT: Final = 2
 """One late reply is no verdict. One good reply brings it back: the breaker still stands before its calls."""
 MISSES_UNTIL_CUT: Final = 5
 """A worker that does not even reply any more will not finish its answers either: they are cut, visibly."""
+RENEW_S: Final = 1.0
+"""How long a fresh channel may take to find a worker that serves, before another one is tried."""
+LONGEST_CALL_S: Final = 600.0
+"""What a channel that was changed for a fresh one is left for the calls that run on it."""
 
 # Text, because gRPC's classes take parameters only in its stubs.
 _Request: TypeAlias = worker_pb2.WorkerServiceGenerateRequest
@@ -67,6 +71,7 @@ class Worker:
         self.stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
         self._misses = 0
         self._slots = 1
+        self._leaving: set[asyncio.Task[None]] = set()
 
     @property
     def idle(self) -> bool:
@@ -91,8 +96,36 @@ class Worker:
         else:
             self._described(description)
 
+    async def follow(self) -> None:
+        """Changes to a fresh channel, which looks the name up, whenever this one knows nobody who serves.
+
+        gRPC looks a name up again when a connection ends, not when its server says that it drains: a channel
+        that knows draining servers alone would refuse calls until they have gone, though others are there.
+        """
+        while True:
+            await _failing(self._channel)
+            await self._renew()
+
+    async def _renew(self) -> None:
+        fresh = channels.channel(self.address, health_service=HEALTH_SERVICE)
+        try:
+            await asyncio.wait_for(fresh.channel_ready(), RENEW_S)
+        except TimeoutError:
+            await fresh.close()
+            return
+        except asyncio.CancelledError:
+            await fresh.close()
+            raise
+        old, self._channel = self._channel, fresh
+        self.stub = worker_pb2_grpc.WorkerServiceStub(fresh)
+        leaving = asyncio.create_task(old.close(LONGEST_CALL_S))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
     async def close(self) -> None:
-        """Closes the channel."""
+        """Closes the channels."""
+        for leaving in self._leaving:
+            leaving.cancel()
         await self._channel.close()
 
     def _described(self, description: worker_pb2.DescribeModelResponse) -> None:
@@ -176,6 +209,7 @@ class Workers:
     async def start(self, wait_s: float) -> None:
         """Begins to watch, and returns when every worker serves or the time is up."""
         self._watches = [asyncio.create_task(self._watch(worker)) for worker in self]
+        self._watches += [asyncio.create_task(worker.follow()) for worker in self]
         waiting = asyncio.create_task(self._all_serve.wait())
         await asyncio.wait({waiting}, timeout=wait_s)
         waiting.cancel()
@@ -208,6 +242,14 @@ class Workers:
         models = tuple(worker.model for worker in self if worker.model is not None)
         dearest = max(models, key=lambda model: (model.price.output_nanousd, model.price.input_nanousd))
         return Pool(models, self._reference or dearest.name)
+
+
+async def _failing(channel: grpc.aio.Channel) -> None:
+    """Returns when the channel has nobody to send a call to."""
+    state = channel.get_state(try_to_connect=True)
+    while state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
 
 
 def _configured(config: ModelConfig) -> Price | None:

@@ -12,6 +12,7 @@ import faulthandler
 import logging
 import os
 from collections.abc import Coroutine
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,8 @@ import structlog
 from billiard.util import get_logger
 from celery import signals
 
-from headgate.adapters import channels, job_queue, logs, serving
+from headgate.adapters import channels, job_queue, logs, serving, traces
+from headgate.adapters.config import TelemetryConfig
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_client import connect
 from headgate.adapters.redis_jobs import RedisJobs, Terms
@@ -34,6 +36,7 @@ STILL_S = 10.0
 """A process whose loop stands still for so long, or for the time of a lease if that is longer, has lost its
 job: it ends, and its place is free long before Celery's own limit. Where it stood goes to stderr."""
 _ROUTER = "headgate.v1.RouterService"
+_LOST_SPANS = "headgate_spans_dropped_total"
 _LOG = structlog.get_logger("headgate.jobs")
 
 
@@ -50,6 +53,7 @@ class Settings:
     authority: bytes = b""
     """PEM of who signed the gateway's certificate; empty speaks plain text."""
     log_level: str = "info"
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
 
 class Child:
@@ -62,7 +66,9 @@ class Child:
     def run(self, tenant: str, name: str) -> None:
         """Runs one job. A record that cannot be read is no failure of the task: it is queued again."""
         try:
-            self._loop.run(self._watched(self._runner.run(tenant, name, self._leave)))
+            # A context of its own: else it would be part of the trace of the job before it.
+            run = self._runner.run(tenant, name, self._leave)
+            self._loop.run(self._watched(run), context=copy_context())
         except SideRoomError as error:
             _LOG.warning("job left to the reconciler", tenant=tenant, job=name, why=str(error))
         finally:
@@ -130,9 +136,14 @@ def build(settings: Settings, whistle: Whistle, note: Note) -> celery.Celery:
         logging.getLogger().handlers.clear()
         logs.setup(settings.log_level)
         whistle.let_go()
+        traces.setup(settings.telemetry, "headgate-runner", lambda lost: note(_LOST_SPANS, value=lost))
         here["child"] = Child(settings, whistle.heard_at, note)
 
+    def end(**_: Any) -> None:
+        traces.close()
+
     signals.worker_process_init.connect(begin, weak=False)
+    signals.worker_process_shutdown.connect(end, weak=False)
     signals.setup_logging.connect(_set_up_logs, weak=False)
     return app
 

@@ -43,6 +43,10 @@ class Parent:
         self._whistle = app.Whistle()
         self._tally = Tally()
         self._metrics = RunnerMetrics()
+        for one in classes:
+            # From nothing to the first one is no increase to Prometheus, however many they are.
+            self._metrics.runs_begun.labels(one)
+            self._metrics.runs_ended.labels(one, "lost")
         self._metrics_listen = metrics_listen
         self._app = app.build(settings, self._whistle, self._tally.note)
         self._classes = classes

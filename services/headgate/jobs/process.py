@@ -6,15 +6,14 @@ import argparse
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from headgate.adapters import diagnosis, job_queue, job_servers, logs, serving, settings
-from headgate.adapters.config import Address, Config, of_process
+from headgate.adapters import diagnosis, job_queue, job_servers, logs, serving, settings, traces
+from headgate.adapters.config import OPEN_TENANT, Address, Config, of_process
 from headgate.adapters.job_brokers import resolved_broker
 from headgate.adapters.redis_client import connect, resolved_url
 from headgate.adapters.redis_jobs import RedisJobs, Terms
@@ -47,6 +46,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         config = _config(flags, environ)
         resolved = _resolved(config, flags, environ)
         logs.setup(config.log_level)
+        traces.check(config.telemetry)
         # In a loop of its own, which is gone before any fork.
         for sentence in asyncio.run(job_servers.check(resolved.redis_url, resolved.broker_url)):
             _LOG.warning(sentence)
@@ -54,11 +54,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         logging.getLogger("multiprocessing").setLevel(logging.WARNING)
         if flags.program == "reconciler":
             metrics_listen = flags.metrics_listen or config.jobs.metrics_listen
-            serving.run(_reconcile(resolved, metrics_listen, flags.ready_file))
+            tenants = [*config.tenants, *([OPEN_TENANT] if config.gateway.open else [])]
+            serving.run(_reconcile(resolved, tenants, metrics_listen, flags.ready_file))
             return 0
         return _runner(config, resolved, flags).run()
     except (ConfigError, PortInUseError) as error:
-        print(f"headgate jobs {flags.program}: {error}", file=sys.stderr)
+        logs.say_last(f"headgate jobs {flags.program}: {error}")
         return 1
 
 
@@ -107,7 +108,9 @@ def _resolved(config: Config, flags: argparse.Namespace, environ: Mapping[str, s
     if redis_url is None:
         raise ConfigError("redis.url: say where the records of jobs live")
     broker_url = resolved_broker(config.jobs.broker, environ) or redis_url
-    key = settings.resolve_secret(config.jobs.runner_key, environ) if config.jobs.runner_key else ""
+    # A reconciler calls no gateway, and needs no secret for it.
+    reference = config.jobs.runner_key if flags.program == "runner" else None
+    key = settings.resolve_secret(reference, environ) if reference else ""
     return app.Settings(
         gateway=_gateway(getattr(flags, "gateway", None) or config.gateway.listen),
         redis_url=redis_url,
@@ -116,6 +119,7 @@ def _resolved(config: Config, flags: argparse.Namespace, environ: Mapping[str, s
         terms=Terms.of(config.jobs),
         authority=_authority(getattr(flags, "root_certificate", None)),
         log_level=config.log_level,
+        telemetry=config.telemetry,
     )
 
 
@@ -143,7 +147,9 @@ def _runner(config: Config, resolved: app.Settings, flags: argparse.Namespace) -
     )
 
 
-async def _reconcile(resolved: app.Settings, metrics_listen: str, ready_file: Path | None) -> None:
+async def _reconcile(
+    resolved: app.Settings, tenants: Sequence[str], metrics_listen: str, ready_file: Path | None
+) -> None:
     diagnosis.show_tasks_on_signal()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -156,7 +162,7 @@ async def _reconcile(resolved: app.Settings, metrics_listen: str, ready_file: Pa
         _LOG.info("reconciling")
         if ready_file is not None:
             serving.announce(ready_file, told)
-        await Reconciler(RedisJobs(client, resolved.terms), queue, metrics).run(stop)
+        await Reconciler(RedisJobs(client, resolved.terms), queue, metrics, tenants).run(stop)
     finally:
         queue.close()
         await client.aclose()

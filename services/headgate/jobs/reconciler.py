@@ -7,6 +7,7 @@ found just now.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -15,12 +16,14 @@ import structlog
 from headgate.adapters.job_queue import CLASSES
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import Line
-from headgate.adapters.telemetry import ReconcilerMetrics
+from headgate.adapters.telemetry import DAY_S, ReconcilerMetrics
 
 EVERY_S: Final = 0.5
 """A look costs two commands, and a job that lost its runner waits no longer for it."""
 AT_ONCE: Final = 100
 """Jobs of one look. Where there were as many, the next look follows at once."""
+BUDGETS_EVERY_S: Final = 5.0
+"""As often as somebody may look at what is left of them."""
 MOST_WAITING: Final = 1_000
 """Tasks in a queue, above which nothing is added: its jobs wait for runners and not for a task, and every
 grace would add another task for each of them."""
@@ -36,6 +39,9 @@ class Records(Protocol):
 
     async def line(self, classes: Sequence[str]) -> Line:
         """Who waits, and what was given up."""
+
+    async def left(self, tenants: Sequence[str], day: int) -> list[tuple[str, str, int]]:
+        """What is left of budgets."""
 
 
 class Queue(Protocol):
@@ -55,11 +61,20 @@ class Queue(Protocol):
 class Reconciler:
     """Looks again and again, until it is stopped; a Redis or a broker that is away is waited for."""
 
-    def __init__(self, records: Records, queue: Queue, metrics: ReconcilerMetrics | None = None) -> None:
+    def __init__(
+        self,
+        records: Records,
+        queue: Queue,
+        metrics: ReconcilerMetrics | None = None,
+        tenants: Sequence[str] = (),
+    ) -> None:
+        """`tenants`: those that may have budgets."""
         self._records = records
         self._queue = queue
         self._metrics = metrics or ReconcilerMetrics()
         self._metrics.broker_away.set_function(lambda: queue.away)
+        self._tenants = tenants
+        self._budgets_at = -BUDGETS_EVERY_S
         self._well = True
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -105,6 +120,10 @@ class Reconciler:
         for one in CLASSES:
             self._metrics.waiting.labels(one).set(line.waiting[one])
             self._metrics.oldest.labels(one).set(line.oldest_s[one])
+        if time.monotonic() >= self._budgets_at + BUDGETS_EVERY_S:
+            self._budgets_at, day = time.monotonic(), int(time.time() // DAY_S)
+            for tenant, job_class, left in await self._records.left(self._tenants, day):
+                self._metrics.budgets_left.tell(tenant, job_class, left, day)
 
     async def _full(self, job_class: str) -> bool:
         return await self._queue.waiting(job_class) >= MOST_WAITING

@@ -25,7 +25,8 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
-from headgate.adapters import status_map
+from headgate.adapters import status_map, traces
+from headgate.adapters import trace_words as words
 from headgate.adapters.job_queue import LONGEST_RUN_S
 from headgate.adapters.ports import SideRoomError
 from headgate.adapters.redis_jobs import Lease, RedisJobs, State, new_fence
@@ -44,6 +45,9 @@ LONGEST_PAUSE_S: Final = 60.0
 MOST_GROWN: Final = 10
 """Between runs of a job, each pause so many times the one before: three runs outlast a worker's restart. What
 the gateway says (RetryInfo) wins where it is longer."""
+
+_FAILED: Final = ("failed", "again")
+"""What a run became that has no answer, though nobody stopped it."""
 
 _LOG = structlog.get_logger("headgate.jobs")
 
@@ -97,12 +101,16 @@ class JobRunner:
             # It has ended, is being run or was given up now; or there is no such job.
             _LOG.info("nothing to run", tenant=tenant, job=name)
             return
-        ending = await self._ending(lease, leave)
-        written = ending is not None and await self._held_out(partial(self._written, lease, ending))
-        became = ending.became if ending is not None and written else "stopped"
-        self._note("headgate_job_runs_ended_total", lease.job_class, became)
-        why = _reason(ending) if ending is not None else ""
-        _LOG.info("run ended", tenant=tenant, job=name, run=lease.runs, became=became, why=why)
+        with _entered(lease) as span:
+            ending = await self._ending(lease, leave)
+            written = ending is not None and await self._held_out(partial(self._written, lease, ending))
+            became = ending.became if ending is not None and written else "stopped"
+            self._note("headgate_job_runs_ended_total", lease.job_class, became)
+            why = _reason(ending) if ending is not None else ""
+            _LOG.info("run ended", tenant=tenant, job=name, run=lease.runs, became=became, why=why)
+            if span.recording:
+                span.set({words.JOB_BECAME: became, words.COST: ending.cost_nanousd if ending else 0})
+                span.end(became if became in _FAILED else "OK")
 
     async def _ending(self, lease: Lease, leave: asyncio.Event) -> Ending | None:
         """How the run ends, the first of: its answer, its lease, its runner. None where it lost the job."""
@@ -163,10 +171,11 @@ class JobRunner:
         return self._again(why, lease, counted=heard.begun)
 
     def _credentials(self, lease: Lease) -> tuple[tuple[str, str], ...]:
+        metadata = self._metadata + traces.current().carried
         if not lease.ticket:
-            return self._metadata
+            return metadata
         said = (("headgate-ticket", lease.ticket), ("headgate-run", str(lease.begun)))
-        return self._metadata + said + ((("headgate-upgrades", lease.upgrades),) if lease.upgrades else ())
+        return metadata + said + ((("headgate-upgrades", lease.upgrades),) if lease.upgrades else ())
 
     def _again(self, why: status_pb2.Status, lease: Lease, *, counted: bool) -> Ending:
         told = status_map.retry_after_s(why) or 0.0
@@ -224,6 +233,16 @@ _UNWRITTEN: Final = status_map.status(
 _UNKEPT: Final = Ending(State.QUEUED, error=_UNWRITTEN.SerializeToString(), counted=False)
 """That Redis was away for so long is no failure of the job's."""
 _BROKE: Final = status_map.status(grpc.StatusCode.INTERNAL, "INTERNAL", "the job's runner failed")
+
+
+def _entered(lease: Lease) -> traces.Span:
+    """The run, as a part of the trace of the job's submission."""
+    carried = ((traces.HEADER, lease.traceparent),)
+    span = traces.entered(words.RUN_JOB, "consumer", lambda: carried)
+    if span.recording:
+        span.set({words.REQUEST_ID: lease.name, words.TENANT: lease.tenant, words.JOB_CLASS: lease.job_class,
+                  words.JOB_RUN: lease.begun})  # fmt: skip
+    return span
 
 
 def _timeout(lease: Lease) -> float:

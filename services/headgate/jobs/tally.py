@@ -11,7 +11,11 @@ import json
 import os
 from contextlib import suppress
 
+import structlog
+
 from headgate.adapters.telemetry import Note
+
+_LOG = structlog.get_logger("headgate.jobs")
 
 
 class Tally:
@@ -32,4 +36,8 @@ class Tally:
         with os.fdopen(self._told_at, "rb") as lines:
             for line in lines:
                 name, value, *labels = json.loads(line)
-                note(name, *labels, value=value)
+                try:
+                    note(name, *labels, value=value)
+                except Exception:
+                    # A fault of ours in one count must not end all the others.
+                    _LOG.exception("not counted", metric=name)

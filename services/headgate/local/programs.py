@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from headgate.adapters import probe
 from headgate.adapters.config import Config, of_process
 from headgate.adapters.settings import Loaded
-from headgate.local import health, valkey
+from headgate.local import valkey
 from headgate.local.child import Program
 
 _SPARE_S = 2.0
 """What a process gets to end beyond its own drain."""
+_ANY_PORT = "127.0.0.1:0"
 _WORKER_SERVICE = "headgate.v1.WorkerService"
 _ROUTER_SERVICE = "headgate.v1.RouterService"
 
@@ -87,6 +89,8 @@ class Programs:
     def _worker(self, model: str, listen: str) -> Program:
         ready = self._directory / f"{model}.ready"
         command = [*_python("headgate.worker"), "--model", model, *self._flags, "--ready-file", str(ready)]
+        # Any port, after a crash another one: no answer shall wait for a page of metrics.
+        command += ["--metrics-listen", _ANY_PORT]
         # Only the gateway calls these workers, and it is gone before they stop: nobody needs a lame duck.
         environ = {**self._environ, "HEADGATE_GATEWAY__LAME_DUCK_S": "0"}
         return Program(
@@ -139,7 +143,7 @@ def _python(module: str) -> list[str]:
 
 
 async def _serving(service: str, address: str | None) -> bool:
-    return address is not None and await health.serving(address, service)
+    return address is not None and await probe.serving(address, service)
 
 
 async def _ready(_address: str | None) -> bool:

@@ -54,8 +54,8 @@ class Stack:
         self._gateways_own: set[int] = set()
         self.gateways: tuple[Mapping[str, str], ...] = ()
         """Where each gateway process listens, once the stack is started: `listen`, `admin`, `metrics`."""
-        self.jobs: Mapping[str, str] = {}
-        """Where reconciler and job runners have their metrics, by name."""
+        self.others: Mapping[str, str] = {}
+        """Where workers, reconciler and job runners have their metrics, by name."""
 
     @property
     def addresses(self) -> Mapping[str, str]:
@@ -104,13 +104,12 @@ class Stack:
         cache, redis_url = programs.valkey(keep)
         local = programs.workers(self._worker_place)
         children = await self._launch([*cache, *local.values()])
-        workers = {
-            name: child.listen or "" for name, child in zip(local, children[len(cache) :], strict=True)
-        }
+        hosts = children[len(cache) :]
+        workers = {name: child.listen or "" for name, child in zip(local, hosts, strict=True)}
         gateways = await self._launch(programs.gateways(reserved.address, redis_url, workers))
         self.gateways = tuple(child.addresses for child in gateways)
         jobs = await self._launch(programs.jobs(reserved.address, redis_url))
-        self.jobs = {child.name: child.addresses["metrics"] for child in jobs}
+        self.others = {child.name: child.addresses["metrics"] for child in (*hosts, *jobs)}
 
     def _worker_place(self) -> str:
         if self._worker_port is None:

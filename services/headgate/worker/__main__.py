@@ -4,6 +4,7 @@ import os
 import sys
 
 try:
+    from headgate.adapters import unreported  # isort: skip  # noqa: F401
     from headgate.adapters import diagnosis
     from headgate.worker import process
 except ModuleNotFoundError as missing:

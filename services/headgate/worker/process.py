@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
-from headgate.adapters import diagnosis, logs, serving, settings
-from headgate.adapters.config import Config, ModelConfig
+from headgate.adapters import diagnosis, logs, serving, settings, traces
+from headgate.adapters.config import Config, ModelConfig, TelemetryConfig
+from headgate.adapters.telemetry import PortInUseError, WorkerMetrics
 from headgate.worker.backends import registry
 from headgate.worker.backends.base import Backend, BackendSettings, NotLoadableError, Price
 from headgate.worker.server import PortTakenError, ServerSettings, WorkerServer
@@ -29,10 +29,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         model = _model(config, flags.model)
         backend = registry.find(model.backend)(_backend_settings(model, environ))
         logs.setup(config.log_level)
-        serving.run(_serve(_server_settings(config, flags), backend, flags.ready_file))
-    except (settings.ConfigError, NotLoadableError, PortTakenError) as error:
-        print(f"headgate worker {flags.model}: {error}", file=sys.stderr)
+        serving.run(_serve(_server_settings(config, flags), backend, flags, config.telemetry))
+    except (settings.ConfigError, NotLoadableError, PortTakenError, PortInUseError) as error:
+        logs.say_last(f"headgate worker {flags.model}: {error}")
         return 1
+    finally:
+        traces.close()
     return 0
 
 
@@ -43,7 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="the model's name in the pool")
     parser.add_argument("--config", type=Path, help="the config file")
     parser.add_argument("--listen", help="HOST:PORT; port 0 is any free one")
-    parser.add_argument("--ready-file", type=Path, help='gets {"listen": "HOST:PORT"} when serving')
+    parser.add_argument(
+        "--metrics-listen", metavar="HOST:PORT", help="where its metrics are; without it, nowhere"
+    )
+    parser.add_argument("--ready-file", type=Path, help="gets the addresses as JSON when serving")
     return parser
 
 
@@ -80,18 +85,24 @@ def _server_settings(config: Config, flags: argparse.Namespace) -> ServerSetting
     )
 
 
-async def _serve(server_settings: ServerSettings, backend: Backend, ready_file: Path | None) -> None:
+async def _serve(
+    server_settings: ServerSettings, backend: Backend, flags: argparse.Namespace, telemetry: TelemetryConfig
+) -> None:
     diagnosis.show_tasks_on_signal()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics = WorkerMetrics(server_settings.model)
+    traces.setup(telemetry, "headgate-worker", metrics.spans_dropped.inc)
     await backend.load()
     try:
-        server = WorkerServer(server_settings, backend)
-        listen = await server.start()
-        _LOG.info("serving", model=server_settings.model, listen=listen, version=backend.describe().version)
-        if ready_file is not None:
-            serving.announce(ready_file, {"listen": listen})
+        server = WorkerServer(server_settings, backend, metrics)
+        addresses = {"metrics": metrics.serve(flags.metrics_listen)} if flags.metrics_listen else {}
+        addresses["listen"] = await server.start()
+        version = backend.describe().version
+        _LOG.info("serving", model=server_settings.model, version=version, **addresses)
+        if flags.ready_file is not None:
+            serving.announce(flags.ready_file, addresses)
         await stop.wait()
         _LOG.info("draining", model=server_settings.model)
         await server.drain()

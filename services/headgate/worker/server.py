@@ -12,6 +12,7 @@ from headgate.adapters import channels
 from headgate.adapters.decoding import Decoding
 from headgate.adapters.health import HealthServicer
 from headgate.adapters.loop_lag import LoopLag
+from headgate.adapters.telemetry import WorkerMetrics
 from headgate.v1 import worker_pb2_grpc
 from headgate.worker import convert
 from headgate.worker.backends.base import Backend
@@ -41,15 +42,20 @@ class PortTakenError(Exception):
 class WorkerServer:
     """Serves a loaded backend until `drain`."""
 
-    def __init__(self, settings: ServerSettings, backend: Backend) -> None:
+    def __init__(
+        self, settings: ServerSettings, backend: Backend, metrics: WorkerMetrics | None = None
+    ) -> None:
         self._settings = settings
         self._server = aio.server(interceptors=[Decoding()], options=channels.server_options())
         self._health = HealthServicer()
-        self._lag = LoopLag()
+        self._metrics = metrics or WorkerMetrics(settings.model)
+        self._lag = LoopLag(self._metrics.loop_lag.observe)
         description = convert.description(
             settings.model, settings.backend, settings.slots, backend.describe()
         )
-        servicer = WorkerServicer(description, backend, Slots(settings.slots, settings.queue))
+        slots = Slots(settings.slots, settings.queue)
+        self._watch_gauges(slots)
+        servicer = WorkerServicer(description, backend, slots, self._metrics)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
@@ -62,11 +68,18 @@ class WorkerServer:
             raise PortTakenError(
                 f"cannot listen on {self._settings.listen}: the port is in use or not this machine's"
             ) from None
+        loop = asyncio.get_running_loop()
+        self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         await self._server.start()
         self._lag.start()
         for service in ("", SERVICE):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{port}"
+
+    def _watch_gauges(self, slots: Slots) -> None:
+        self._metrics.slots.set(self._settings.slots)
+        self._metrics.busy.set_function(lambda: slots.busy)
+        self._metrics.waiting.set_function(lambda: slots.waiting)
 
     async def drain(self) -> None:
         """Says NOT_SERVING, goes on for the lame-duck time, then takes nothing new and lets answers end.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import aclosing
 
 import structlog
-from grpc import aio
+from grpc import StatusCode, aio
 
-from headgate.adapters import status_map, validation
+from headgate.adapters import status_map, traces, validation
+from headgate.adapters import trace_words as words
 from headgate.adapters.decoding import Undecodable
+from headgate.adapters.telemetry import WorkerMetrics
 from headgate.v1 import worker_pb2, worker_pb2_grpc
-from headgate.worker import convert
+from headgate.worker import convert, traced
 from headgate.worker.backends.base import Backend, BackendError
 from headgate.worker.pacing import paced
 from headgate.worker.slots import QueueFullError, Slots
@@ -27,24 +31,38 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     what it holds is let go before the call is over.
     """
 
-    def __init__(self, description: worker_pb2.DescribeModelResponse, backend: Backend, slots: Slots) -> None:
+    def __init__(
+        self,
+        description: worker_pb2.DescribeModelResponse,
+        backend: Backend,
+        slots: Slots,
+        metrics: WorkerMetrics,
+    ) -> None:
         self._description = description
         self._backend = backend
         self._slots = slots
+        self._metrics = metrics
 
     async def Generate(  # type: ignore[override]  # noqa: N802
         self, message: worker_pb2.WorkerServiceGenerateRequest | Undecodable, context: Context
     ) -> None:
         """Answers a conversation; worker.proto says how."""
+        code = StatusCode.CANCELLED
+        span = traced.entered(self._description, context)
         try:
             await self._answer(_valid(message), context)
-        except (BackendError, QueueFullError) as error:
-            await status_map.abort(context, convert.error(error))
-        except status_map.ServiceError as error:
-            await status_map.abort(context, error)
+            code = StatusCode.OK
+        except asyncio.CancelledError:
+            raise
         except Exception as error:
-            _LOG.exception("generate failed", model=self._description.model)
-            await status_map.abort(context, error)
+            told = convert.error(error) if isinstance(error, BackendError | QueueFullError) else error
+            if not isinstance(told, status_map.ServiceError):
+                _LOG.exception("generate failed", model=self._description.model)
+            code = status_map.code_of(told)[0]
+            await status_map.abort(context, told)
+        finally:
+            self._metrics.ended(code.name)
+            span.end(code.name)
 
     async def DescribeModel(  # noqa: N802
         self, message: worker_pb2.DescribeModelRequest | Undecodable, context: Context
@@ -55,13 +73,24 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         return self._description
 
     async def _answer(self, message: worker_pb2.WorkerServiceGenerateRequest, context: Context) -> None:
+        began, written, span = time.perf_counter(), False, traces.current()
         request = convert.request(message, context.time_remaining())
         async with (
             self._slots.take(request.deadline),
             aclosing(paced(self._backend.generate(request))) as chunks,
         ):
+            if span.recording:
+                span.set({words.QUEUED: time.perf_counter() - began, words.REQUEST_ID: request.request_id})
             async for chunk in chunks:
+                if not written:
+                    written = True
+                    self._metrics.first_token.observe(time.perf_counter() - began)
                 await context.write(convert.response(chunk))
+                if chunk.usage is not None:
+                    self._metrics.prompt_tokens.inc(chunk.usage.prompt_tokens)
+                    self._metrics.completion_tokens.inc(chunk.usage.completion_tokens)
+                    traced.answered(span, chunk)
+        self._metrics.answer.observe(time.perf_counter() - began)
 
 
 def _valid(

@@ -2,7 +2,7 @@
 
     worker                  answers at once: as a bare echo, and as the WorkerService of small and of large;
                             "write 64 …" is answered with so many tokens, each in a message of its own,
-                            and "pause 50 …" after so many milliseconds
+                            and "pause 50 …" after so many milliseconds; as a collector it throws traces away
     router --worker ADDR    the bare chain's middle: hands bytes on and does nothing else
 
 Both run on plain asyncio, or on uvloop with `--uvloop`. Where they listen stands in READY_FILE.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,8 @@ from headgate.worker.backends.builtin.engine import model_version
 
 ONE: Final = "/bench.Echo/One"
 MANY: Final = "/bench.Echo/Many"
+THROWN_AWAY: Final = "/bench.Collector/ThrownAway"
+COLLECTOR: Final = "opentelemetry.proto.collector.trace.v1.TraceService"
 ANSWER: Final = "A 0 ms answer of 120 bytes, as short as many answers are: " + 62 * "x"
 TOKENS: Final = 64
 TOKEN: Final = b" token"
@@ -87,7 +89,10 @@ class Model(worker_pb2_grpc.WorkerServiceServicer):
 
 
 class Worker:
-    """The bare chain's end."""
+    """The bare chain's end, and a collector of traces."""
+
+    def __init__(self) -> None:
+        self._thrown_away = 0
 
     async def one(self, _request: bytes, _context: Context[Any, Any]) -> bytes:
         return ANSWER.encode()
@@ -95,6 +100,13 @@ class Worker:
     async def many(self, _request: bytes, _context: Context[Any, Any]) -> AsyncIterator[bytes]:
         for _ in range(TOKENS):
             yield TOKEN
+
+    async def export(self, _spans: bytes, _context: Context[Any, Any]) -> bytes:
+        self._thrown_away += 1
+        return b""
+
+    async def thrown_away(self, _request: bytes, _context: Context[Any, Any]) -> bytes:
+        return str(self._thrown_away).encode()
 
 
 class Router:
@@ -116,8 +128,10 @@ class Router:
 
 async def serve(role: str, ready: Path, worker: str) -> None:
     """Serves until it is ended."""
-    servers = {"echo": _echo_server(Router(worker) if role == "router" else Worker())}
-    if role == "worker":
+    if role == "router":
+        servers = {"echo": _echo_server(Router(worker))}
+    else:
+        servers = {"echo": _worker_server(Worker())}
         servers |= {name: await _model_server(name) for name in PRICES}
     addresses = {name: await _start(server) for name, server in servers.items()}
     draft = ready.with_suffix(".draft")
@@ -132,14 +146,27 @@ async def _start(server: grpc.aio.Server) -> str:
     return f"127.0.0.1:{port}"
 
 
+def _worker_server(worker: Worker) -> grpc.aio.Server:
+    server = _echo_server(worker)
+    counts = {"ThrownAway": grpc.unary_unary_rpc_method_handler(worker.thrown_away)}
+    takes = {"Export": grpc.unary_unary_rpc_method_handler(worker.export)}
+    _add(server, "bench.Collector", counts)
+    _add(server, COLLECTOR, takes)
+    return server
+
+
 def _echo_server(bare: Worker | Router) -> grpc.aio.Server:
+    server = grpc.aio.server()
     handlers = {
         "One": grpc.unary_unary_rpc_method_handler(bare.one),
         "Many": grpc.unary_stream_rpc_method_handler(bare.many),
     }
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", handlers),))
+    _add(server, "bench.Echo", handlers)
     return server
+
+
+def _add(server: grpc.aio.Server, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
 
 async def _model_server(name: str) -> grpc.aio.Server:

@@ -21,7 +21,7 @@ from tests.bench import certificate
 from tests.bench.gateway import echo, load, queued, writing
 from tests.bench.gateway.figures import Run, percentile
 from tests.bench.gateway.load import Generator, Streamed, Target
-from tests.bench.gateway.stage import RECORDED, SIDES, UNDER_TEST, Server, Stage, pinned
+from tests.bench.gateway.stage import RECORDED, SIDES, TRACED_SIDES, UNDER_TEST, Server, Stage, pinned
 from tests.integration import gateway_rig
 
 SHORT: Final = "Sort ascending: 48, 37, 291, 5, 86, 120, 77, 9, 64, 33, 18, 702 = ?"
@@ -31,6 +31,9 @@ LONG: Final = "; ".join([SHORT] * 4)[:248]
 GENERATE: Final = "/headgate.v1.RouterService/Generate"
 STREAMING_SIDES: Final = ("bare", "uvloop", "real")
 DECISIONS: Final = 500
+TRACED: Final = "c16 traced"
+EXPORTED_S: Final = 0.7
+"""So long after the last call an exporter has sent what waited."""
 _IMPORT: Final = "import onnxruntime, grpc"
 
 
@@ -60,15 +63,27 @@ def measure(stage: Stage, plan: Plan, say: Callable[[str], None]) -> list[Run]:
 
 def check(stage: Stage) -> None:
     """That calls end with OK, the policy decides, the cache hits, and streams are whole."""
-    routed, hit = (_answered(stage, side) for side in ("gateway", "cached"))
+    routed = _answered(stage, "gateway")
     assert (estimate_tokens(SHORT), estimate_tokens(LONG)) == (17, 62)
     # The whole brain runs for a question beyond calibration too; only the last step differs.
     assert routed.decision.reason == types_pb2.REASON_OUTSIDE_CALIBRATION, routed.decision
     assert routed.decision.cache_status == types_pb2.CACHE_STATUS_BYPASS, routed.decision
     assert not routed.decision.degraded, routed.decision
-    assert hit.decision.cache_status == types_pb2.CACHE_STATUS_HIT, hit.decision
+    asyncio.run(_check_traces(stage))
+    for side in ("cached", "memory"):
+        hit = _answered(stage, side)
+        assert hit.decision.cache_status == types_pb2.CACHE_STATUS_HIT, hit.decision
     assert asyncio.run(load.answer(target(stage, "bare"))).decode() == echo.ANSWER
     writing.check(stage)
+
+
+async def _check_traces(stage: Stage) -> None:
+    """That the gateway which traces sends its spans, and the one that keeps none does not."""
+    count = Target(stage.collector, echo.THROWN_AWAY, b"")
+    for side, sends in (("unkept", False), ("traced", True)):
+        await load.answer(target(stage, side))
+        await asyncio.sleep(2 * EXPORTED_S)
+        assert bool(int(await load.answer(count))) == sends, side
 
 
 def _answered(stage: Stage, side: str) -> router_pb2.GenerateResponse:
@@ -88,6 +103,8 @@ def _round(stage: Stage, plan: Plan, order: Random) -> Iterator[tuple[str, str, 
     for name, calls, concurrency in (("c1", plan.calls // 3, 1), ("c16", plan.calls, 16)):
         for side in _shuffled(SIDES, order):
             yield side, name, _unary(stage, plan, target(stage, side), side, calls, concurrency)
+    for side in _shuffled(TRACED_SIDES, order):
+        yield side, TRACED, _traced(stage, plan, side)
     yield from writing.rounds(stage, plan.streams, order)
     count = max(4, plan.calls // 15)
     yield from queued.rounds(stage, queued.Plan(count, count, plan.calls // 6, plan.generator), order)
@@ -144,14 +161,26 @@ def _unary(
     }
 
 
+def _traced(stage: Stage, plan: Plan, side: str) -> Mapping[str, float]:
+    """As `_unary`, with the CPU time that spans take after their request."""
+    server = stage.servers[side]
+    before, lost = server.cpu_s(), _counted(server, "headgate_spans_dropped_total")
+    found = _unary(stage, plan, target(stage, side), side, plan.calls, 16)
+    time.sleep(EXPORTED_S)
+    cpu_us = 1e6 * (server.cpu_s() - before) / plan.calls
+    return {**found, "cpu_us": cpu_us, "spans_lost": _counted(server, "headgate_spans_dropped_total") - lost}
+
+
 def _refused(server: Server) -> float:
     """Calls that did not end with OK, by the gateway's own count: h2load does not see it."""
-    if not server.metrics:
-        return 0.0
+    return _counted(server, "headgate_requests_total{", but='code="OK"') if server.metrics else 0.0
+
+
+def _counted(server: Server, name: str, but: str = "\n") -> float:
+    """The sum of a counter of the gateway's page, without the lines that hold `but`."""
     with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
-    counts = [line for line in lines if line.startswith("headgate_requests_total{")]
-    return sum(float(line.rpartition(" ")[2]) for line in counts if 'code="OK"' not in line)
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and but not in line)
 
 
 def streams(stage: Stage, side: str, count: int, concurrency: int) -> tuple[list[Streamed], float]:

@@ -20,8 +20,10 @@ INTRO: Final = """\
 
 What a call through Headgate costs, beside the least that a Python process between a caller and a worker can do: an
 asyncio gRPC router that hands bytes on (`bare`), also on uvloop. The gateway runs as in production: keys checked,
-request validated, model chosen by the shipped bundle, a record of every request to Valkey; the answer cache is off
-where nothing else is said. Workers answer in 0 ms, so that nothing but the way there is measured.
+request validated, model chosen by the shipped bundle, a record of every request to Valkey; the answer cache and
+traces are off where nothing else is said. The load generator asks one question all the time; a gateway remembers what
+it decided for a query, so `gateway` is made to decide each call anew, as for callers who ask different questions, and
+`again` is the same as it is shipped. Workers answer in 0 ms, so that nothing but the way there is measured.
 
 The server under test has a core of its own; load generator, workers and Valkey share the other. Sides take turns
 within each round, in an order that the seed draws. **Trust the ratios; milliseconds and rates are this machine's, on

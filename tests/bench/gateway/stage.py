@@ -2,8 +2,13 @@
 
 bare      generator ─▶ echo router ─▶ echo worker             plain asyncio, as most people write it
 uvloop    the same on uvloop
-gateway   generator ─▶ headgate.gateway ─▶ the bare chain's worker, posing as the shipped pair
-cached    the same with the answer cache on
+gateway   generator ─▶ headgate.gateway ─▶ the bare chain's worker, posing as the shipped pair; decides each call
+          anew, as for callers who ask different questions
+again     the same as it is shipped: the one question of the generator is decided once
+cached    again with the answer cache on, in Redis alone
+memory    the same with what was given last in memory
+traced    again with every trace sent to a collector that throws it away
+unkept    the same with a sample of 0: it keeps no trace that it begins itself
 watched   and held, unread, worker: see writing
 queued    callers ─▶ headgate.gateway ─▶ records, queue ─▶ headgate.jobs runner ─▶ the same gateway: see queued
 real      generator ─▶ headgate.gateway ─▶ headgate.worker, replaying recorded answers
@@ -41,8 +46,11 @@ JOBS: Final = {
     "enabled": True, "runner_key": "env:RUNNER_KEY", "metrics_listen": FREE,
     "key": {"id": "runner", "hmac_sha256": digest(PEPPER.encode(), RUNNER_SECRET).hex()},
 }  # fmt: skip
-SIDES: Final = ("bare", "uvloop", "gateway", "cached")
+SIDES: Final = ("bare", "uvloop", "gateway", "again", "cached", "memory")
 """What answers unary calls."""
+TRACED_SIDES: Final = ("again", "traced", "unkept")
+ANEW: Final = ("gateway", "real")
+"""What decides every call anew."""
 RECORDED: Final = "".join(f"token{number:02d} " for number in range(echo.TOKENS))
 """The answer that the real worker replays, a word a token."""
 _SLOTS: Final = {"slots": 64}
@@ -85,7 +93,9 @@ class Stage:
         recorded = self.folder / "recorded.jsonl"
         recorded.write_text(_record(query))
         self._config("gateway", _config(cache=False))
-        self._config("cached", _config(cache=True))
+        self._config("again", _config())
+        self._config("cached", _config(cache=True, memory_mb=0))
+        self._config("memory", _config(cache=True))
         self._config("queued", _config() | {"jobs": JOBS})
         self._config("real", _config(pool=_replaying(recorded)))
         for side in writing.DRAFTING_SIDES:
@@ -98,10 +108,13 @@ class Stage:
             real = {name: self._real_worker(name) for name in echo.PRICES}
             worker = self._child("worker", _echo("worker", self._ready("worker")))
             self._worker = worker.addresses()
+        for side, sample in (("traced", 1.0), ("unkept", 0.0)):
+            to = {"otlp_endpoint": f"http://{self.collector}", "sample": sample}
+            self._config(side, _config() | {"telemetry": to})
         self._workers = {name: self._worker[name] for name in echo.PRICES}
         self.servers |= {"bare": self._router("bare"), "uvloop": self._router("uvloop", "--uvloop")}
         self.servers["worker"] = Server(psutil.Process(worker.popen.pid), self._worker["large"])
-        self.servers |= {name: self.gateway(name, name) for name in ("gateway", "cached", "queued")}
+        self.servers |= {name: self.gateway(name, name) for name in (*SIDES[2:], *TRACED_SIDES[1:], "queued")}
         self.servers |= {name: self.gateway(name, name) for name in writing.DRAFTING_SIDES}
         self._workers = {name: child.addresses()["listen"] for name, child in real.items()}
         self.servers["real"] = self.gateway("real", "real")
@@ -113,7 +126,8 @@ class Stage:
 
     def gateway(self, name: str, config: str) -> Server:
         """A gateway process that has come to serve, started as in production."""
-        command = [sys.executable, "-m", "headgate.gateway", "--config", str(self._file(config)),
+        module = "tests.bench.gateway.anew" if name in ANEW else "headgate.gateway"
+        command = [sys.executable, "-m", module, "--config", str(self._file(config)),
                    "--redis-url", self._valkey.url, "--ready-file", str(self._ready(name))]  # fmt: skip
         for flag in ("--listen", "--admin-listen", "--metrics-listen"):
             command += [flag, FREE]
@@ -124,6 +138,11 @@ class Stage:
         found = child.addresses()
         process = psutil.Process(child.popen.pid)
         return Server(process, found["listen"], gateway_rig.key("acme"), found["metrics"])
+
+    @property
+    def collector(self) -> str:
+        """Where traces are sent, and thrown away."""
+        return self._worker["echo"]
 
     @property
     def broker_url(self) -> str:
@@ -212,10 +231,12 @@ def _echo(role: str, ready: Path) -> list[str]:
     return [sys.executable, "-m", echo.__name__, role, str(ready)]
 
 
-def _config(*, cache: bool = False, pool: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _config(
+    *, cache: bool = False, memory_mb: int = 64, pool: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Production's settings: keys on, the shipped bundle, a ledger."""
     settings = gateway_rig.config() | {"log_level": "info"}
-    settings["cache"] = {"enabled": cache}
+    settings["cache"] = {"enabled": cache, "memory_mb": memory_mb}
     return settings | ({"pool": dict(pool)} if pool else {})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.bench.gateway.figures import Formula, Target, alone, beside, more, ratio, within
+from tests.bench.gateway.measure import TRACED
 from tests.bench.gateway.queued import ALONE, BESIDE_BATCH, PAUSES_MS, ROUND_TRIP, many
 from tests.bench.gateway.queued import CONCURRENCIES as SIZES
 from tests.bench.gateway.writing import CONCURRENCIES, DRAFTED, loaded
@@ -14,10 +15,6 @@ def _decision(tokens: int, load: str) -> Formula:
     """The routing decision's share of all CPU time of a request."""
     key = f"decide_{tokens}_us"
     return lambda found, _base: found["gateway", "decide"][key] / found["gateway", load]["cpu_us"]
-
-
-def _hit() -> Formula:
-    return lambda found, _base: found["cached", "c1"]["p50_ms"] / found["gateway", "c1"]["p50_ms"]
 
 
 QUEUED: Final = (
@@ -47,7 +44,12 @@ TARGETS: Final = (
     Target("7", "routing decision / CPU of a routed request, 17 tokens", 0.10, 0.06, _decision(17, "c16"),
            unit=""),
     Target("7", "the same, 62 tokens", 0.25, 0.15, _decision(62, "c16 long"), unit=""),
-    Target("8", "p50 of an exact hit (Redis) / of an uncached call, at 1", 0.6, 0.35, _hit()),
+    Target("8", "p50 of an exact hit in Redis / of an uncached call that is decided anew, at 1", 0.6, 0.35,
+           beside("p50_ms", "c1", "cached", "gateway")),
+    Target("8", "the same in memory", 0.35, 0.2, beside("p50_ms", "c1", "memory", "gateway")),
+    Target("8", "p50 of an exact hit in Redis / of an uncached call that was decided before, at 1", 0.6, 0.35,
+           beside("p50_ms", "c1", "cached", "again")),
+    Target("8", "the same in memory", 0.35, 0.2, beside("p50_ms", "c1", "memory", "again")),
     Target("9", "tokens a second, 8 streams of 64", 1.0, 3.0, ratio("tokens_per_s", "8 streams", "real"),
            "higher", beside_uvloop=True),
     Target("9", "p50 to the first token, 8 streams", 1.3, 1.1, ratio("first_p50_ms", "8 streams", "real"),
@@ -64,4 +66,8 @@ TARGETS: Final = (
              0.5, 1.0, beside("tokens_per_s", loaded(streams), "gateway", "worker"), "higher")
       for streams in CONCURRENCIES),
     *QUEUED,
+    Target("20", "CPU a request with every trace sent to a collector / without traces, at 16", 1.3, 1.1,
+           beside("cpu_us", TRACED, "traced", "again")),
+    Target("20", "the same where none is kept (`telemetry.sample: 0`)", 1.1, 1.0,
+           beside("cpu_us", TRACED, "unkept", "again")),
 )  # fmt: skip

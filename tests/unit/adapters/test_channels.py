@@ -147,6 +147,11 @@ def test_both_clients_ping_only_while_calls_run() -> None:
         assert _value(options, "grpc.keepalive_permit_without_calls") == 0
 
 
+def test_both_clients_look_a_name_up_again_while_a_rollout_goes_on() -> None:
+    for options in (list(channels._CLIENT), list(client.OPTIONS)):
+        assert _value(options, "grpc.dns_min_time_between_resolutions_ms") == channels.RESOLVE_AGAIN_MS
+
+
 def test_metadata_has_one_limit() -> None:
     for options in (channels.server_options(), channels.server_options(public=True)):
         soft = _value(options, "grpc.max_metadata_size")
@@ -252,3 +257,15 @@ def test_no_channel_without_a_running_loop() -> None:
     """One made at import would belong to a loop that nobody runs."""
     with pytest.raises(channels.NoLoopError, match="inside of a coroutine"):
         channels.channel("127.0.0.1:1")
+
+
+async def test_a_proxy_for_the_internet_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines give containers the proxy of their machine, by variables that gRPC reads."""
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        async with Server().running() as channel:
+            await _ask(channel)

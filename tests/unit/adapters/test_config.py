@@ -173,6 +173,40 @@ def test_shadow_sampling_that_cannot_work_is_refused(shadow, expected):
     assert expected in refusal({**OPEN, "shadow": shadow})
 
 
+def test_nobody_shares_answers_with_whoever_calls_an_open_gateway():
+    gateway = {"open": True, "pepper": "env:P"}
+    tenants = {"version": 1, "tenants": {"open": TENANT}}
+    assert "tenants.open: with gateway.open this is whoever" in refusal({**tenants, "gateway": gateway})
+    Config.model_validate({**tenants, "gateway": {"pepper": "env:P"}})
+    Config.model_validate({"version": 1, "gateway": gateway, "tenants": {"acme": TENANT}})
+
+
+def test_nobody_is_answered_by_likeness_unless_operator_and_tenant_say_so():
+    config = Config.model_validate(
+        {"version": 1, "gateway": {"pepper": "env:P"}, "tenants": {"acme": TENANT}}
+    )
+    assert not config.cache.semantic.enabled
+    assert not config.tenants["acme"].semantic_cache
+
+
+@pytest.mark.parametrize(
+    ("semantic", "expected"),
+    [
+        ({"wrong_hits": 0}, "cache.semantic.wrong_hits"),
+        ({"wrong_hits": 1}, "cache.semantic.wrong_hits"),
+        ({"confidence": 1}, "cache.semantic.confidence"),
+        ({"audit": 0}, "cache.semantic.audit"),
+        ({"audit": 1.1}, "cache.semantic.audit"),
+        ({"ttl_s": 0}, "cache.semantic.ttl_s"),
+        ({"ttl_s": 86_401}, "cache.semantic.ttl_s"),
+        ({"answer": "("}, "answer: no regular expression: missing ), unterminated subpattern"),
+        ({"threshold": 0.9}, "cache.semantic.threshold"),
+    ],
+)
+def test_a_semantic_cache_that_cannot_keep_its_promise_is_refused(semantic, expected):
+    assert expected in refusal({**OPEN, "cache": {"semantic": semantic}})
+
+
 def test_a_shadow_budget_is_money():
     shadow = Config.model_validate({**OPEN, "shadow": {"share": 0.05, "budget_usd_per_day": 0.1}}).shadow
     assert shadow.budget_nanousd == 100_000_000

@@ -91,6 +91,13 @@ def test_a_missing_or_unreadable_file_is_one_sentence():
         ),
         (SMALLEST + "  processes: many\n", "headgate.yaml:4: gateway.processes: must be a valid integer"),
         (
+            SMALLEST + "cache:\n  semantic: true\n",
+            "headgate.yaml:5: cache.semantic: is a section: write `semantic: {enabled: true}`",
+        ),
+        (SMALLEST + "policy: 0.1\n", "headgate.yaml:4: policy: is a section: write `policy: {…}`"),
+        (SMALLEST + "pool:\n", "headgate.yaml:4: pool: is a section: write `pool: {…}`"),
+        (SMALLEST + "pool:\n  m: x\n", "headgate.yaml:5: pool.m: is a section: write `m: {…}`"),
+        (
             SMALLEST + "pool:\n  m:\n    slots: 0\n",
             "headgate.yaml:6: pool.m.slots: must be greater than or equal to 1",
         ),

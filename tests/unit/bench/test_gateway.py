@@ -10,10 +10,11 @@ import pytest
 from tests.bench.gateway import load, page, profile
 from tests.bench.gateway.__main__ import main
 from tests.bench.gateway.figures import Run, Target, percentile, ratio, spread
-from tests.bench.gateway.measure import LONG, SHORT
+from tests.bench.gateway.measure import LONG, SHORT, TRACED
 from tests.bench.gateway.page import Origin
 from tests.bench.gateway.queued import ALONE, BESIDE_BATCH, PAUSES_MS, QUEUED_SIDES, ROUND_TRIP, many
 from tests.bench.gateway.queued import CONCURRENCIES as SIZES
+from tests.bench.gateway.stage import SIDES, TRACED_SIDES
 from tests.bench.gateway.targets import TARGETS
 from tests.bench.gateway.writing import CONCURRENCIES, DRAFTED, DRAFTING_SIDES, WRITTEN_SIDES, loaded
 
@@ -25,7 +26,8 @@ def runs(times: float) -> list[Run]:
     """Two rounds in which the gateway takes `times` as long as the bare chain, and half of that again."""
     made = []
     for number, slower in enumerate((times, 1.5 * times)):
-        sides = {"bare": 1.0, "uvloop": 0.8, "gateway": slower, "cached": slower / 4, "real": slower / 2}
+        sides = {"bare": 1.0, "uvloop": 0.8, "gateway": slower, "again": slower / 2, "cached": slower / 4,
+                 "memory": slower / 8, "real": slower / 2}  # fmt: skip
         for side, cost in sides.items():
             figures = {"p50_ms": cost, "p99_ms": 1.2 * cost, "per_s": 1000 / cost, "cpu_us": 500 * cost}
             streamed = {"tokens_per_s": 1000 / cost, "first_p50_ms": cost}
@@ -40,6 +42,10 @@ def runs(times: float) -> list[Run]:
                 "worker": 1.0,
             }.items():
                 made.append(Run(number, side, load_name, {"cpu_us": 50 * cost, "tokens_per_s": 1000 / cost}))
+        made += [
+            Run(number, side, TRACED, {"cpu_us": cost})
+            for side, cost in {"again": 100.0, "traced": 125.0, "unkept": 105.0}.items()
+        ]
         made += _of_jobs(number, slower)
         made.append(Run(number, "gateway", "decide", {"decide_17_us": 50.0, "decide_62_us": 90.0}))
         made.append(Run(number, "gateway", "start", {"start_s": 0.5, "import_s": 0.25, "pss_mb": 90.0}))
@@ -95,6 +101,16 @@ def test_queued_work_is_held_beside_the_bare_app_that_does_the_same() -> None:
         target.reached(runs(1.0)).median for target in TARGETS if target.row in ("16", "17", "18", "19")
     ]
     assert reached == pytest.approx([2.5, 2.5, 2.0, *[0.8] * 4, *[1.25] * 2, 1.05, 1.05])
+
+
+def test_hits_are_held_beside_calls_decided_anew_and_before() -> None:
+    reached = [target.reached(runs(1.0)).median for target in TARGETS if target.row == "8"]
+    assert reached == pytest.approx([1 / 4, 1 / 8, 1 / 2, 1 / 4])
+
+
+def test_traces_are_held_beside_the_same_gateway_without_them() -> None:
+    reached = [target.reached(runs(1.0)).median for target in TARGETS if target.row == "20"]
+    assert reached == pytest.approx([1.25, 1.05])
 
 
 def test_what_must_be_larger_is_missed_when_it_is_smaller() -> None:
@@ -173,11 +189,14 @@ def test_the_benchmark_runs_from_end_to_end(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "bench.json").read_text())
     sides = {run["side"] for run in found["runs"]}
     assert sides == {
-        "bare", "uvloop", "gateway", "cached", "real", *DRAFTING_SIDES, *WRITTEN_SIDES, *QUEUED_SIDES
+        *SIDES, *TRACED_SIDES, "real",
+        *DRAFTING_SIDES, *WRITTEN_SIDES, *QUEUED_SIDES,
     }  # fmt: skip
-    assert all(run.get("failed", 0) == 0 for run in found["runs"])
+    assert all(run.get("failed", 0) == run.get("spans_lost", 0) == 0 for run in found["runs"])
     page = (tmp_path / "bench.md").read_text()
-    assert [page.count(f"\n| {row} | ") for row in (12, 14, 15, 16, 17, 18, 19)] == [2, 2, 3, 3, 4, 2, 2]
+    assert [page.count(f"\n| {row} | ") for row in (8, 12, 14, 15, 16, 17, 18, 19, 20)] == [
+        4, 2, 2, 3, 3, 4, 2, 2, 2,
+    ]  # fmt: skip
 
 
 def test_queries_have_the_length_that_the_targets_speak_of() -> None:

@@ -114,6 +114,56 @@ def test_config_validate_names_backends_and_bundles_that_are_not_there(run):
     assert err.startswith("warning: headgate.yaml:5: pool.small.backend: no backend 'opnai' is installed")
 
 
+KEYED = """\
+version: 1
+gateway: {pepper: env:P}
+tenants:
+  shop:
+    keys: [{id: a, hmac_sha256: "%s"}]
+""" % ("0" * 64)
+ON = "cache:\n  semantic: {enabled: true}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        (KEYED, ""),
+        (
+            KEYED + ON,
+            "7: cache.semantic.enabled: does nothing, for no tenant wants it; write `semantic_cache: true`",
+        ),
+        (
+            KEYED + "    semantic_cache: true\n",
+            "6: tenants.shop.semantic_cache: does nothing while the operator's switch is off; "
+            "write `cache: {semantic: {enabled: true}}`",
+        ),
+        (
+            KEYED + "    semantic_cache: true\n" + ON + "  enabled: false\n",
+            "8: cache.semantic.enabled: does nothing while cache.enabled is false",
+        ),
+        (KEYED + "    semantic_cache: true\n" + ON, ""),
+        ("version: 1\ngateway: {open: true}\n" + ON, ""),
+    ],
+)
+def test_config_validate_warns_of_a_semantic_cache_that_serves_nobody(run, text, warning):
+    Path("headgate.yaml").write_text(text)
+    code, out, err = run("config", "validate")
+    assert (code, out) == (0, "headgate.yaml is valid\n")
+    assert err.startswith(f"warning: headgate.yaml:{warning}" if warning else "")
+    assert len(err.splitlines()) == bool(warning)
+
+
+def test_up_asks_for_all_secrets_before_it_starts_anything(run):
+    more = "pool:\n  small: {api_key: env:NONE}\n  large: {api_key: env:NONE, worker: 127.0.0.1:1}\n"
+    Path("headgate.yaml").write_text(KEYED + more + "redis: {url: file:none.txt}\n")
+    code, out, err = run("up")
+    assert (code, out) == (1, "")
+    sentence = "gateway.pepper: the environment variable P is not set, or is empty"
+    assert err == f"headgate: {sentence} (and 2 more)\n"
+    code, _, err = run("up", P="pep")
+    assert err == "headgate: redis.url: none.txt: cannot be read: No such file or directory (and 1 more)\n"
+
+
 def test_a_short_pepper_is_warned_about(run):
     for pepper, warned in (("pep", True), ("0" * 32, False)):
         code, _, err = run("keys", "new", "--pepper", "env:P", P=pepper)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from google.protobuf.json_format import MessageToJson
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from headgate.adapters import status_map
@@ -23,7 +24,10 @@ DECISION = types_pb2.Decision(model="small", reason=types_pb2.REASON_POLICY)
 
 
 class Gateway(router_pb2_grpc.RouterServiceServicer):
-    """Answers "nothing", "short" or "half" so; fails with an error of ERRORS, hangs, or is plainly out."""
+    """Answers "nothing", "short" or "half" so; fails with an error of ERRORS, hangs, or is plainly out.
+
+    Says as its explanation what was asked of the answer cache.
+    """
 
     def StreamGenerate(
         self, request: router_pb2.StreamGenerateRequest, context: grpc.ServicerContext
@@ -36,7 +40,9 @@ class Gateway(router_pb2_grpc.RouterServiceServicer):
         if question == "half":
             return
         reason = types_pb2.FINISH_REASON_LENGTH if question == "short" else types_pb2.FINISH_REASON_STOP
-        finished = router_pb2.Finished(decision=DECISION, finish_reason=reason)
+        decision = types_pb2.Decision(explanation=MessageToJson(request.query.cache, indent=None))
+        decision.MergeFrom(DECISION)
+        finished = router_pb2.Finished(decision=decision, finish_reason=reason)
         yield router_pb2.StreamGenerateResponse(finished=finished)
 
     def _fail(self, question: str, context: grpc.ServicerContext) -> None:
@@ -89,6 +95,23 @@ def test_an_answer_that_was_cut_is_said_to_be_so(ask: Run) -> None:
     assert err.startswith("the answer was cut at --max-tokens 1\n")
     assert ask("short")[2].startswith("the answer was cut at the model's limit\n")
     assert ask("whole")[2].startswith("small · policy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        ((), {}),
+        (("--cache-tag", "a", "--cache-tag", "b"), {"tags": ["a", "b"]}),
+        (("--cache-bypass",), {"bypass": True}),
+        (("--exact-only",), {"exactOnly": True}),
+    ],
+)
+def test_what_is_asked_of_the_cache_reaches_the_gateway(
+    ask: Run, arguments: tuple[str, ...], asked: dict[str, object]
+) -> None:
+    code, out, _ = ask("whole", "--json", *arguments)
+    assert code == 0
+    assert json.loads(json.loads(out)["decision"]["explanation"]) == asked
 
 
 @pytest.mark.parametrize(

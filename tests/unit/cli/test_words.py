@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from headgate.cli import words
-from headgate.client import Attempt, Certificate, Decision, ModelEstimate
+from headgate.client import Attempt, Certificate, Decision, ModelEstimate, SemanticHit
 
 CERTIFICATE = Certificate(
     "c-1", "regret", 0.05, 0.95, 3598, "ab", datetime(2026, 11, 23, tzinfo=UTC), None, "large", 300
@@ -70,6 +70,15 @@ def test_a_decision_in_one_line():
         " · degraded: cache"
     )
     assert "from the cache" in words.summary(replace(DECISION, cache_status="hit"))
+
+
+def test_an_answer_to_a_like_question_is_told_with_its_likeness_and_its_bound():
+    like = replace(DECISION, cache_status="semantic_hit", semantic_hit=SemanticHit(0.9712, 0.01, 0.9))
+    said = "kept for a question that means the same (0.97 alike, wrong at most 1 %)"
+    assert f" · {said} · " in words.summary(like)
+    told = words.as_json(like)["semantic_hit"]
+    assert told == {"similarity": 0.9712, "wrong_hits": 0.01, "confidence": 0.9}
+    assert words.as_json(DECISION)["semantic_hit"] is None
 
 
 def test_a_draft_that_was_not_accepted_is_told_with_its_tokens():

@@ -192,6 +192,22 @@ async def test_a_watch_for_asyncio_that_waits_ends_when_it_is_left(aclient):
             await anext(events)
 
 
+def test_a_watch_that_was_left_before_it_could_begin_does_not(client):
+    client.jobs.submit("wait", request_id="j")
+    stream = client.jobs.watch("j")
+    stream.cancel()
+    with pytest.raises(Cancelled):
+        next(iter(stream))
+
+
+async def test_nor_does_one_for_asyncio(aclient):
+    await aclient.jobs.submit("wait", request_id="j")
+    stream = aclient.jobs.watch("j")
+    stream.cancel()
+    with pytest.raises(Cancelled):
+        await anext(aiter(stream))
+
+
 def test_a_watch_gives_up_where_nobody_is():
     with Client("127.0.0.1:1", watch_health=False) as client, pytest.raises(Unavailable):
         list(client.jobs.watch("j", timeout_s=0.3))

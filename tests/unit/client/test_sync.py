@@ -60,11 +60,14 @@ def test_options_reach_the_wire_and_the_others_stay_unset(client, gateway):
         session="s",
         metadata={"a": "b"},
         required_capabilities=["german"],
+        cache_tags=["prices"],
+        exact_only=True,
     )
     query = gateway.seen[0].query
     assert [message.role for message in query.messages] == [types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER]
     assert (query.model, query.session, dict(query.metadata)) == ("large", "s", {"a": "b"})
     assert list(query.required_capabilities) == ["german"]
+    assert (list(query.cache.tags), query.cache.bypass, query.cache.exact_only) == (["prices"], False, True)
     assert query.policy_override.risk_target == 0.1
     assert query.sampling.HasField("temperature")
     assert not query.sampling.HasField("top_p")

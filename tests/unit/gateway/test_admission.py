@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.adapters.config import Config
+from headgate.adapters.config import OPEN_TENANT, Config
 from headgate.adapters.status_map import KeyInvalidError, KeyMissingError, OverloadedError
 from headgate.gateway import tickets
-from headgate.gateway.admission import OPEN_TENANT, Door, Keyring, Room, digest
+from headgate.gateway.admission import Door, Keyring, Room, digest
 from headgate.router.types import Objective
 
 PEPPER = b"pepper"

@@ -22,11 +22,12 @@ from headgate.gateway.drain import Drain
 from headgate.gateway.journey import Arrival, Event, Journey
 from headgate.gateway.looks import Looks
 from headgate.gateway.records import Recorder
+from headgate.gateway.reuse import Reuse
 from headgate.gateway.sessions import Sessions
 from headgate.gateway.workers import Worker, Workers
 from headgate.router.accept import Look
-from headgate.router.cascade import CallModel, Cascade, Failed
-from headgate.router.types import Decision, Draft, Pool, Reason
+from headgate.router.cascade import CallModel, Cascade, Failed, Finished
+from headgate.router.types import Decision, Draft, Model, Objective, Pool, Price, Query, Reason
 from headgate.v1 import types_pb2, worker_pb2
 
 NAMES = ("small", "middle", "large")
@@ -43,10 +44,12 @@ def _workers() -> Workers:
     return Workers(dict.fromkeys(NAMES, ModelConfig()), dict.fromkeys(NAMES, "127.0.0.1:1"), None, changed)
 
 
-def _conductor(workers: Workers) -> Conductor:
+def _conductor(workers: Workers, metrics: Metrics | None = None) -> Conductor:
+    metrics = metrics or Metrics()
+    reuse = Reuse(AnswerCache(None, 1), workers, metrics)
     return Conductor(
-        workers, BundleStore(), AnswerCache(None, 1), Sessions(None), Recorder(None, lambda _: None),
-        Metrics(), None, CascadeConfig(), Drain(),
+        workers, BundleStore(), reuse, Sessions(None), Recorder(None, lambda _: None), metrics, None,
+        CascadeConfig(), Drain(),
     )  # fmt: skip
 
 
@@ -162,4 +165,106 @@ async def test_the_end_of_a_draft_whose_beginning_was_accepted_is_read_with_all_
     await _conductor(workers)._read(drafting, Scripted(chunks), looks)  # type: ignore[arg-type]
     assert not drafting.holding, "its beginning was delivered"
     assert list(drafting.hold("small").logprobs) == told
+    await workers.close()
+
+
+def _counts(workers: Workers) -> tuple[Conductor, Metrics]:
+    """A conductor that knows what its models cost, and what it counts."""
+    models = tuple(Model(name, Price(3_000_000, 3_000_000), 8_000) for name in NAMES)
+    workers._pool = Pool(models, "large")
+    metrics = Metrics()
+    return _conductor(workers, metrics), metrics
+
+
+def _answered(by: str, **fields: Any) -> tuple[Journey, types_pb2.Decision]:
+    done = journey(usage=types_pb2.Usage(prompt_tokens=10, completion_tokens=2), **fields)
+    return done, types_pb2.Decision(request_id="r", model=by)
+
+
+@pytest.mark.parametrize(
+    ("fields", "answers", "reference"),
+    [
+        ({}, 1, 36),
+        ({"upgraded": {"changed": "yes"}}, 1, 0),
+        ({"cache_status": types_pb2.CACHE_STATUS_RENEWED}, None, 0),
+    ],
+    ids=("an answer", "an upgrade", "a renewal"),
+)
+async def test_only_what_the_reference_would_have_been_asked_is_saved(
+    fields: dict[str, Any], answers: int | None, reference: int
+) -> None:
+    workers = _workers()
+    one, metrics = _counts(workers)
+    done, final = _answered("small", **fields)
+    one._record(done, "OK", final, "small")
+    value = metrics.registry.get_sample_value
+    assert value("headgate_answer_seconds_count", {"model": "small"}) == answers
+    assert value("headgate_reference_cost_nanousd_total", {"source": "model"}) == reference
+    await workers.close()
+
+
+async def test_a_fallback_is_counted_once_for_who_answered_and_not_where_nobody_did() -> None:
+    workers = _workers()
+    one, metrics = _counts(workers)
+    for code, final in (("OK", "large"), ("UNAVAILABLE", "")):
+        on_its_way = journey(model="small")
+        for name in ("middle", "large"):
+            decision = Decision(name, Reason.POLICY, "", ())
+            await one._switch(on_its_way, CallModel(name, decision, attempt=2, fallback=True))
+        told = types_pb2.Decision(request_id="r", model=final) if final else None
+        one._record(on_its_way, code, told, "large")
+    counted = {
+        name: metrics.registry.get_sample_value("headgate_fallbacks_total", {"model": name})
+        for name in ("middle", "large")
+    }
+    assert counted == {"middle": None, "large": 1}
+    await workers.close()
+
+
+async def test_a_stream_s_first_text_is_timed_once_and_not_what_is_held_back() -> None:
+    workers = _workers()
+    one, metrics = _counts(workers)
+
+    async def deliver(_event: Event) -> None: ...
+
+    on_its_way = journey(deliver=deliver, model="small", holding=True)
+    name, labels = "headgate_time_to_first_token_seconds_count", {"model": "small"}
+    await one._deliver(on_its_way, "a draft")
+    assert metrics.registry.get_sample_value(name, labels) is None
+    on_its_way.holding = False
+    for text in ("", "a ", "b "):
+        await one._deliver(on_its_way, text)
+    assert metrics.registry.get_sample_value(name, labels) == 1
+    collected = journey(model="small")
+    await one._deliver(collected, "in one piece")
+    assert metrics.registry.get_sample_value(name, labels) == 1
+    await workers.close()
+
+
+class Fails:
+    """A brain with a fault."""
+
+    def feed(self, event: object) -> object:
+        if isinstance(event, Finished):
+            raise ZeroDivisionError
+        return event
+
+
+async def test_a_brain_that_fails_is_counted_over_a_decision_and_over_a_draft() -> None:
+    workers = _workers()
+    one, metrics = _counts(workers)
+    value = metrics.registry.get_sample_value
+    assert [value("headgate_brain_failures_total", {"over": what}) for what in ("decision", "draft")] == [
+        0,
+        0,
+    ]
+    draft = Draft("small", "2 + 2 = 4", finished=True, declined=False, tokens=2, logprobs=())
+    one._next(journey(), Fails(), Finished("small", draft))  # type: ignore[arg-type]
+    one._decided.decide = lambda *_, **__: 1 / 0  # type: ignore[assignment,method-assign]
+    query = Query(text="2 + 2", objective=Objective(risk_target=0.05))
+    one._first_command(journey(), query, workers.pool or Pool((), ""))
+    assert [value("headgate_brain_failures_total", {"over": what}) for what in ("decision", "draft")] == [
+        1,
+        1,
+    ]
     await workers.close()

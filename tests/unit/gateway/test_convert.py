@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.adapters.config import CascadeConfig
+from headgate.adapters.config import CascadeConfig, SemanticConfig
 from headgate.gateway import convert
 from headgate.router import features
 from headgate.router.types import WHOLE, Certificate, Decision, ModelEstimate, Objective, Reason
@@ -103,6 +103,19 @@ def test_a_decision_travels_whole() -> None:
     assert not fallback.HasField("certificate")
 
 
+def test_a_promise_with_the_semantic_cache_s_errors_is_one_in_the_long_run() -> None:
+    certificate = Certificate(
+        "c", "regret", 0.05, 0.9, 0.3, 100, "ff", 1.5, "large", window=300, slices=("math", "code")
+    )
+    wire = convert.certificate(certificate)
+    assert (wire.window, list(wire.slices)) == (300, ["math", "code"])
+    convert.add_wrong_hits(wire, SemanticConfig(wrong_hits=0.02, confidence=0.95))
+    assert (wire.window, list(wire.slices)) == (0, [])
+    assert wire.risk_target == pytest.approx(0.07)
+    assert wire.confidence == pytest.approx(0.85)
+    assert wire.semantic_wrong_hits == 0.02
+
+
 def test_what_is_unknown_stays_empty() -> None:
     wire = convert.decision(Decision("m", Reason.PINNED, "why", (ModelEstimate("m", 5),)), "r", "m")
     assert not wire.HasField("certificate")
@@ -112,3 +125,17 @@ def test_what_is_unknown_stays_empty() -> None:
 def test_objectives_are_one_of_two() -> None:
     assert convert.objective(types_pb2.PolicyOverride(risk_target=0.2)) == Objective(risk_target=0.2)
     assert convert.objective(types_pb2.PolicyOverride(budget_nanousd=7)) == Objective(budget_nanousd=7)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "wrong_hits", "promised"),
+    [(0.9, 0.01, (0.06, 0.85)), (0.04, 0.01, (0.06, 0.0)), (0.9, 0.97, (1.0, 0.85))],
+)
+def test_wrong_hits_and_lost_quality_are_one_promise(
+    confidence: float, wrong_hits: float, promised: tuple[float, float]
+) -> None:
+    """Exactly: 0.95 + 0.9 - 1 is 0.85 to who reads it, and not 0.8500000000000001."""
+    certificate = types_pb2.Certificate(risk_target=0.05, confidence=0.95)
+    convert.add_wrong_hits(certificate, SemanticConfig(confidence=confidence, wrong_hits=wrong_hits))
+    assert (certificate.risk_target, certificate.confidence) == promised
+    assert certificate.semantic_wrong_hits == wrong_hits

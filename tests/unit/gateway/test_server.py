@@ -8,9 +8,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from headgate.adapters import settings
-from headgate.adapters.config import Config, TlsConfig
-from headgate.adapters.settings import ConfigError
-from headgate.gateway.server import Gateway, Sources, _credentials, needs_restart
+from headgate.adapters.config import Config
+from headgate.adapters.status_map import InvalidRequestError
+from headgate.gateway.purges import Scope
+from headgate.gateway.server import Gateway, Sources, check_names, needs_restart
 
 TLS = Path(__file__).parents[2] / "integration/tls"
 CERTIFICATE, KEY = TLS / "cert.pem", TLS / "key.pem"
@@ -33,6 +34,8 @@ def config(**changes: dict[str, object]) -> Config:
         ({"gateway": {"max_concurrent": 7}}, ""),
         ({"policy": {"risk_target": 0.2}}, ""),
         ({"cache": {"enabled": False}}, ""),
+        ({"cache": {"semantic": {"enabled": True}}}, "cache.semantic.enabled"),
+        ({"cache": {"semantic": {"wrong_hits": 0.05}}}, ""),
         ({"shadow": {"share": 0.5}}, ""),
     ],
 )
@@ -40,18 +43,37 @@ def test_what_needs_a_restart_is_named(change: dict[str, dict[str, object]], nam
     assert needs_restart(config(), config(**change)) == named
 
 
+TENANT = {"keys": [{"id": "a", "hmac_sha256": "0" * 64}]}
+
+
 @pytest.mark.parametrize(
-    ("certificate", "key"),
-    [(CERTIFICATE, CERTIFICATE), (KEY, KEY), (KEY, CERTIFICATE), (CERTIFICATE, __file__)],
+    ("scope", "sentence"),
+    [
+        (Scope("acme", "small", "any"), ""),
+        (Scope("", "", "any"), ""),
+        (Scope("acem"), "the config has no tenant 'acem', only acme, beta"),
+        (Scope("open"), "the config has no tenant 'open', only acme, beta"),
+        (Scope("acme", "smal"), "the config has no model 'smal', only small, large"),
+    ],
 )
-def test_a_pair_that_does_not_fit_is_said_to_be_one(certificate: Path, key: Path) -> None:
-    """gRPC would take it and say, when it binds, that the port is in use."""
-    with pytest.raises(ConfigError, match=r"^gateway\.tls: .* are no certificate and key that fit"):
-        _credentials(TlsConfig(certificate=str(certificate), key=str(key)))
+def test_an_order_to_purge_with_a_slip_of_the_pen_is_refused_with_the_names_that_there_are(
+    scope: Scope, sentence: str
+) -> None:
+    keyed = config(
+        gateway={"open": False, "pepper": "env:P"},
+        tenants={"acme": TENANT, "beta": {"keys": [{"id": "b", "hmac_sha256": "1" * 64}]}},
+    )
+    if not sentence:
+        check_names(scope, keyed)
+        return
+    with pytest.raises(InvalidRequestError, match=rf"^{sentence}; one that was removed .*--unknown"):
+        check_names(scope, keyed)
 
 
-def test_a_good_pair_is_taken() -> None:
-    assert _credentials(TlsConfig(certificate=str(CERTIFICATE), key=str(KEY)))
+def test_who_calls_without_a_key_is_a_tenant_that_can_be_purged() -> None:
+    check_names(Scope("open"), config())
+    with pytest.raises(InvalidRequestError, match="no tenant 'acme', only open"):
+        check_names(Scope("acme"), config())
 
 
 @pytest.mark.parametrize(("share", "warned"), [(0, False), (0.5, True)])
@@ -70,5 +92,6 @@ async def test_who_samples_without_a_redis_is_told_that_nothing_is_sampled(
 def test_no_setting_is_forgotten() -> None:
     """A new section of the config fails here until somebody has decided whether a reload takes it."""
     assert set(Config.model_fields) == {
-        "version", "pool", "gateway", "policy", "cache", "redis", "jobs", "shadow", "tenants", "log_level",
+        "version", "pool", "gateway", "policy", "cache", "redis", "jobs", "shadow", "telemetry", "tenants",
+        "log_level",
     }  # fmt: skip

@@ -232,6 +232,16 @@ async def test_who_is_not_drawn_is_noted_and_left_alone(house: House) -> None:
     assert [call.request_id for call in house.servants["large"].asked] == [f"shadow-{hit}"]
 
 
+@pytest.mark.parametrize(("cache", "eligible"), [("HIT", True), ("SEMANTIC_HIT", False)])
+async def test_an_answer_to_another_question_is_no_sample_and_an_earlier_one_to_this_is(
+    house: House, cache: str, eligible: bool
+) -> None:
+    noted = house.shadow().offer({**record(), "cache": f"CACHE_STATUS_{cache}"}, answered())
+    assert ("drawn" in noted) is eligible
+    if eligible:
+        assert (await house.kept()).answers[0].text == "an answer"
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -287,6 +297,10 @@ async def test_money_is_reserved_before_the_call_and_settled_after_it(house: Hou
     large.goes_on.set()
     await house.kept()
     assert house.taken() == CALL_COST
+    [left] = house.metrics.budgets_left.collect()
+    assert [(one.value, one.labels["budget"]) for one in left.samples] == [
+        (ShadowConfig().budget_nanousd - CALL_COST, "samples")
+    ]
     [cost] = house.metrics.shadow_cost.collect()
     assert {s.labels["model"]: s.value for s in cost.samples if s.name.endswith("_total")} == {
         "large": CALL_COST
@@ -395,7 +409,7 @@ class Away:
     async def reserve(self, account: str, amount: int, most: int) -> bool:
         raise SideRoomError("gone")
 
-    async def give_back(self, account: str, amount: int) -> None:
+    async def give_back(self, account: str, amount: int) -> int:
         raise SideRoomError("gone")
 
     async def taken(self, account: str) -> int:
@@ -426,8 +440,9 @@ async def test_closing_does_not_wait_for_money_that_cannot_be_settled(
     frozen = asyncio.Event()
 
     class Frozen(MemoryBudget):
-        async def give_back(self, account: str, amount: int) -> None:
+        async def give_back(self, account: str, amount: int) -> int:
             await frozen.wait()
+            return 0
 
     large = house.servants["large"]
     large.goes_on.clear()

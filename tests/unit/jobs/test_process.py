@@ -44,6 +44,14 @@ def test_what_cannot_start_says_why_in_one_sentence(
     assert capsys.readouterr().err == f"headgate jobs {arguments[0]}: {sentence}\n"
 
 
+def test_a_reconciler_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls no gateway: where secrets are handed out one by one, it gets none."""
+    monkeypatch.chdir(tmp_path)
+    flags = process._parser().parse_args(["reconciler"])
+    environ = ON | {"HEADGATE_JOBS__RUNNER_KEY": "env:NO_KEY"}
+    assert process._resolved(process._config(flags, environ), flags, environ).key == ""
+
+
 @pytest.mark.parametrize(("program", "word"), [("runner", "SIGTERM"), ("reconciler", "got lost")])
 def test_help_says_what_it_is_for(program: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

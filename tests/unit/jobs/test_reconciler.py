@@ -17,6 +17,7 @@ class Records:
         self.looks = list(looks)
         """What each look finds; None is a Redis that is away. After the last one nothing is due."""
         self.asked = 0
+        self.days: list[int] = []
 
     async def due(self, most: int = AT_ONCE) -> list[Job]:
         self.asked += 1
@@ -27,6 +28,10 @@ class Records:
 
     async def line(self, classes: Sequence[str]) -> Line:
         return Line(2, dict.fromkeys(classes, 7), dict.fromkeys(classes, 1.5))
+
+    async def left(self, tenants: Sequence[str], day: int) -> list[tuple[str, str, int]]:
+        self.days.append(day)
+        return [(tenant, "batch", 5) for tenant in tenants]
 
 
 class Queue:
@@ -90,3 +95,14 @@ async def test_each_look_tells_the_length_and_the_age_of_the_lines() -> None:
     assert value("headgate_broker_away") == 0
     queue.away = True
     assert value("headgate_broker_away") == 1
+
+
+async def test_what_budgets_have_left_is_told_and_not_asked_at_every_look() -> None:
+    metrics, records = ReconcilerMetrics(), Records()
+    one = Reconciler(records, Queue(), metrics, ["acme", "beta"])
+    for _ in range(3):
+        await one.look()
+    assert len(records.days) == 1
+    value = metrics.registry.get_sample_value
+    for tenant in ("acme", "beta"):
+        assert value("headgate_budget_left_nanousd", {"tenant": tenant, "budget": "batch"}) == 5

@@ -37,6 +37,20 @@ def _child(tally: Tally, number: int) -> int:
     return child
 
 
+def test_what_cannot_be_counted_ends_no_other_count() -> None:
+    tally, noted = Tally(), list[str]()
+
+    def note(name: str, *_labels: str, value: float = 1.0) -> None:
+        if name == "unknown":
+            raise KeyError(name)
+        noted.append(name)
+
+    threading.Thread(target=tally.listen, args=(note,), daemon=True).start()
+    for name in ("first", "unknown", "last"):
+        tally.note(name)
+    wait_for(lambda: noted == ["first", "last"], what="what comes after it")
+
+
 def test_who_does_not_listen_holds_nobody_up() -> None:
     tally = Tally()
     for _ in range(10_000):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import resources
 from typing import Any
 
 import pytest
 
 from headgate.router import bundle as bundles
 from headgate.router.bundle import Bundle, Contents
+from headgate.router.embedding import Embedding
 from headgate.router.features import Familiarity
 from headgate.router.offline.graph import Weights
 from headgate.router.types import Certificate, Model, Pool, Query
@@ -82,3 +84,9 @@ def pool_of_three(pool: Pool) -> Pool:
 def ask() -> Callable[..., Query]:
     """A query with changes: `ask("text", temperature=1.0)`."""
     return hand_made.query
+
+
+@pytest.fixture(scope="session")
+def words() -> Embedding:
+    """The shipped table of words."""
+    return Embedding.read(resources.files("headgate.router").joinpath("words.npz").read_bytes())

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log, log1p
+from math import comb, exp, log, log1p
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from headgate.router.betting import Bend, bend, divergence, rejects, shuffled, stake, walk
+from headgate.router.betting import Bend, bend, divergence, log_capital, rejects, shuffled, stake, walk
 
 Array = NDArray[np.float64]
 
@@ -199,3 +199,21 @@ def thinned(pool: Array, bent: Bend) -> Array:
     if total > bent.level * n:
         return np.concatenate((pool, np.zeros(int(total / bent.level - n))))
     return np.concatenate((pool, np.ones(int((bent.level * n - total) / (1 - bent.level)))))
+
+
+def test_the_mixtures_capital_is_that_of_its_games_played_one_by_one(seed: int) -> None:
+    losses = np.random.default_rng(seed).random(200) < 0.03
+    parts, shares = np.array([1 - 1e-9, 0.75, 0.5, 0.25]), np.array([0.5, 0.25, 0.125, 0.125])
+    for loss in losses:
+        shares = shares * (1 + parts * (LEVEL - loss) / (1 - LEVEL))
+    assert log_capital(200, int(losses.sum()), LEVEL) == pytest.approx(log(shares.sum()))
+
+
+def test_the_mixture_is_a_fair_game_at_the_level_and_a_losing_one_above() -> None:
+    n = 30
+    chances = {
+        rate: [comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(n + 1)] for rate in (LEVEL, 0.2)
+    }
+    capital = [exp(log_capital(n, k, LEVEL)) for k in range(n + 1)]
+    assert np.dot(chances[LEVEL], capital) == pytest.approx(1)
+    assert np.dot(chances[0.2], capital) < 1

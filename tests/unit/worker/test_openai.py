@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from statistics import median
@@ -183,13 +184,42 @@ async def test_a_stop_string_that_the_upstream_ignores_is_kept_and_hangs_up(
 
 @pytest.mark.parametrize(
     ("reason", "expected"),
-    [("stop", FinishReason.STOP), ("length", FinishReason.LENGTH), ("content_filter", FinishReason.DECLINED)],
+    [
+        ("stop", FinishReason.STOP),
+        ("length", FinishReason.LENGTH),
+        ("content_filter", FinishReason.DECLINED),
+        ("tool_calls", FinishReason.DECLINED),
+        ("function_call", FinishReason.DECLINED),
+    ],
 )
 async def test_finish_reasons(
     upstream: Upstream, backend: OpenAIBackend, reason: str, expected: FinishReason
 ) -> None:
     upstream.script = Script(finish_reason=reason)
     assert (await answer(backend))[-1].finish_reason is expected
+
+
+CALLED = {"name": "search", "arguments": "{}"}
+CALLS: list[dict[str, object]] = [
+    {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": CALLED}]},
+    {"function_call": CALLED},
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["tool", "function"])
+@pytest.mark.parametrize("stop", [(), ("end",)], ids=["ended", "at a stop string"])
+async def test_the_call_of_a_tool_is_no_answer_though_the_upstream_says_stop(
+    upstream: Upstream, backend: OpenAIBackend, call: dict[str, object], stop: tuple[str, ...]
+) -> None:
+    deltas: list[tuple[dict[str, object], str | None]] = [(call, None), ({"content": " end"}, "stop")]
+    events = [{"choices": [{"index": 0, "delta": told, "finish_reason": end}]} for told, end in deltas]
+    upstream.script = Script(
+        pieces=("Let me look ", "that up."),
+        raw=b"".join(b"data: %s\n\n" % json.dumps(one).encode() for one in events),
+    )
+    chunks = await answer(backend, ask(Sampling(stop=stop)))
+    assert "".join(chunk.text for chunk in chunks).startswith("Let me look that up.")
+    assert chunks[-1].finish_reason is FinishReason.DECLINED
 
 
 BROKEN = {

@@ -57,6 +57,8 @@ if not held(fence) then
   tell('running')
 end
 keep_lease(member, lease)
-local found = redis.call('HMGET', job, 'query', 'ticket', 'upgrades', 'expires', 'runs', 'begun', 'class', 'created')
+local found = redis.call('HMGET', job, 'query', 'ticket', 'upgrades', 'expires', 'runs', 'begun', 'class', 'created',
+  'traceparent')
 local left, waited = tonumber(found[4]) - now, now - found[8]
-return {'run', lost, found[1], found[2], found[3] or '', found[4], found[5], found[6] or 0, left, found[7], waited}
+return {'run', lost, found[1], found[2], found[3] or '', found[4], found[5], found[6] or 0, left, found[7], waited,
+  found[9] or ''}

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from math import ceil
 
-from headgate.router import certify
-
 DELTA = 0.05
 WINDOW = 300
 THRESHOLD_SHARE = 0.30
@@ -18,11 +16,15 @@ THRESHOLD_SHARE = 0.30
 
 def level_for(risk_target: float) -> float:
     """The largest level of certificates that meets the target; the smallest of all where none does."""
+    from headgate.router import certify  # Imported late, for numpy comes with it.
+
     return max((one for one in certify.LEVELS if one <= risk_target), default=min(certify.LEVELS))
 
 
 def to_certify(level: float, delta: float = DELTA, window: int = WINDOW) -> int:
     """Labelled queries in the certificate's own part, without a single regret among them."""
+    from headgate.router import certify
+
     rate = certify.sustainable_rate(level, window, delta / 2) if window else level
     return certify.least_n(rate, (delta / 2 if window else delta) / len(certify.LEVELS))
 

@@ -25,8 +25,9 @@ from headgate.client.jobs import convert
 from headgate.client.jobs.patience import Patience
 from headgate.client.jobs.progress import WATCH_S, Following, Submission
 from headgate.client.jobs.types import Job, JobClass, JobEvent, JobRequest, Refused
+from headgate.client.link import AsyncLink
 from headgate.client.types import Conversation, Delta, Options
-from headgate.v1 import jobs_pb2, jobs_pb2_grpc
+from headgate.v1 import jobs_pb2
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -37,9 +38,9 @@ _WatchCall = grpc.aio.UnaryStreamCall[jobs_pb2.WatchJobRequest, jobs_pb2.WatchJo
 class AsyncJobs:
     """`client.jobs`: queries that are answered later, and never lost. Every method raises HeadgateError."""
 
-    def __init__(self, channel: grpc.aio.Channel, connection: Connection) -> None:
+    def __init__(self, link: AsyncLink, connection: Connection) -> None:
         self._connection = connection
-        self._stub = jobs_pb2_grpc.JobServiceStub(channel)
+        self._link = link
 
     async def submit(
         self,
@@ -54,7 +55,7 @@ class AsyncJobs:
     ) -> Job:
         """Queues one query. The option `request_id` names the job: submitting it again gives the same job."""
         job = JobRequest(conversation, job_class, batch, within_s, options, not_before)
-        response = await self._call(self._stub.SubmitJob, convert.to_submit(job), timeout_s)
+        response = await self._call(lambda link: link.jobs_stub.SubmitJob, convert.to_submit(job), timeout_s)
         return convert.from_job(response.job)
 
     async def submit_many(
@@ -73,7 +74,9 @@ class AsyncJobs:
     async def get(self, job_id: str, *, timeout_s: float | None = None) -> Job:
         """What became of a job; NotFound if there is none, or no longer."""
         request = jobs_pb2.GetJobRequest(job_id=job_id)
-        return convert.from_job((await self._call(self._stub.GetJob, request, timeout_s)).job)
+        return convert.from_job(
+            (await self._call(lambda link: link.jobs_stub.GetJob, request, timeout_s)).job
+        )
 
     def watch(self, job_id: str, *, after: str = "", timeout_s: float | None = None) -> AsyncJobStream:
         """A job's events as they come, until it has ended: from its beginning, or after the event `after`.
@@ -81,7 +84,7 @@ class AsyncJobs:
         After a broken connection it goes on by itself, and gives up `timeout_s` after that if nobody answers.
         """
         patience = Patience(self._connection.deadline(timeout_s))
-        return AsyncJobStream(self._watch, Following(job_id, after, patience))
+        return AsyncJobStream(self._link.settle, self._watch, Following(job_id, after, patience))
 
     async def list(
         self, batch: str = "", *, page_size: int = 0, timeout_s: float | None = None
@@ -89,7 +92,7 @@ class AsyncJobs:
         """The tenant's jobs, or those of a batch, the newest first and without answers; page by page."""
         request = jobs_pb2.ListJobsRequest(batch_id=batch, page_size=page_size)
         while True:
-            page = await self._call(self._stub.ListJobs, request, timeout_s)
+            page = await self._call(lambda link: link.jobs_stub.ListJobs, request, timeout_s)
             for job in page.jobs:
                 yield convert.from_job(job)
             if not page.next_page_token:
@@ -99,13 +102,15 @@ class AsyncJobs:
     async def cancel(self, job_id: str, *, timeout_s: float | None = None) -> Job:
         """Ends a job; one that has ended stays as it is."""
         request = jobs_pb2.CancelJobRequest(job_id=job_id)
-        return convert.from_job((await self._call(self._stub.CancelJob, request, timeout_s)).job)
+        return convert.from_job(
+            (await self._call(lambda link: link.jobs_stub.CancelJob, request, timeout_s)).job
+        )
 
     async def dead(self, *, page_size: int = 0, timeout_s: float | None = None) -> AsyncIterator[Job]:
         """Jobs that were given up, with the reason, the newest first; page by page."""
         request = jobs_pb2.ListDeadJobsRequest(page_size=page_size)
         while True:
-            page = await self._call(self._stub.ListDeadJobs, request, timeout_s)
+            page = await self._call(lambda link: link.jobs_stub.ListDeadJobs, request, timeout_s)
             for job in page.jobs:
                 yield convert.from_job(job)
             if not page.next_page_token:
@@ -115,13 +120,16 @@ class AsyncJobs:
     async def replay(self, job_id: str, *, timeout_s: float | None = None) -> Job:
         """Queues a dead job again; any other stays as it is."""
         request = jobs_pb2.ReplayDeadJobRequest(job_id=job_id)
-        return convert.from_job((await self._call(self._stub.ReplayDeadJob, request, timeout_s)).job)
+        return convert.from_job(
+            (await self._call(lambda link: link.jobs_stub.ReplayDeadJob, request, timeout_s)).job
+        )
 
     async def _submit_some(
         self, submission: Submission, source: AsyncIterator[JobRequest], timeout_s: float | None
     ) -> AsyncIterator[Job | Refused]:
         """One call's worth, or as far as it comes."""
-        call: _SubmitCall = self._stub.SubmitJobs(
+        await self._link.settle()
+        call: _SubmitCall = self._link.jobs_stub.SubmitJobs(
             timeout=self._connection.deadline(timeout_s), metadata=self._connection.metadata()
         )
         submission.begin()
@@ -143,17 +151,17 @@ class AsyncJobs:
 
     def _watch(self, request: jobs_pb2.WatchJobRequest) -> _WatchCall:
         timeout_s = self._connection.deadline(WATCH_S)
-        return self._stub.WatchJob(request, timeout=timeout_s, metadata=self._connection.metadata())
+        return self._link.jobs_stub.WatchJob(request, timeout=timeout_s, metadata=self._connection.metadata())
 
     async def _call(
         self,
-        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        choose: Callable[[AsyncLink], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
         request: _Request,
         timeout_s: float | None,
     ) -> _Response:
         timeout = self._connection.deadline(timeout_s)
         try:
-            return await method(request, timeout=timeout, metadata=self._connection.metadata())
+            return await self._link.unary(choose, request, timeout, self._connection.metadata())
         except grpc.aio.AioRpcError as error:
             raise from_call(error) from None
 
@@ -162,9 +170,12 @@ class AsyncJobStream:
     """The events of one job; leaving it early, by `async with` or `cancel`, does nothing to the job."""
 
     def __init__(
-        self, open_call: Callable[[jobs_pb2.WatchJobRequest], _WatchCall], following: Following
+        self,
+        settle: Callable[[], Awaitable[object]],
+        open_call: Callable[[jobs_pb2.WatchJobRequest], _WatchCall],
+        following: Following,
     ) -> None:
-        self._open = open_call
+        self._settle, self._open = settle, open_call
         self._following = following
         self._call: _WatchCall | None = None
         self._left = asyncio.Event()
@@ -188,7 +199,11 @@ class AsyncJobStream:
         while not self._following.ended:
             began = time.monotonic()
             error: HeadgateError | None = None
+            await self._settle()
             call = self._call = self._open(self._following.request())
+            if self._left.is_set():
+                # `cancel` came while it settled, and knew no call.
+                call.cancel()
             try:
                 async for response in call:
                     event = self._following.feed(response)

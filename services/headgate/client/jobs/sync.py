@@ -24,8 +24,9 @@ from headgate.client.jobs import convert
 from headgate.client.jobs.patience import Patience
 from headgate.client.jobs.progress import WATCH_S, Following, Submission
 from headgate.client.jobs.types import Job, JobClass, JobEvent, JobRequest, Refused
+from headgate.client.link import Link
 from headgate.client.types import Conversation, Delta, Options
-from headgate.v1 import jobs_pb2, jobs_pb2_grpc
+from headgate.v1 import jobs_pb2
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -34,9 +35,9 @@ _Response = TypeVar("_Response")
 class Jobs:
     """`client.jobs`: queries that are answered later, and never lost. Every method raises HeadgateError."""
 
-    def __init__(self, channel: grpc.Channel, connection: Connection) -> None:
+    def __init__(self, link: Link, connection: Connection) -> None:
         self._connection = connection
-        self._stub = jobs_pb2_grpc.JobServiceStub(channel)
+        self._link = link
 
     def submit(
         self,
@@ -51,7 +52,9 @@ class Jobs:
     ) -> Job:
         """Queues one query. The option `request_id` names the job: submitting it again gives the same job."""
         job = JobRequest(conversation, job_class, batch, within_s, options, not_before)
-        return convert.from_job(self._call(self._stub.SubmitJob, convert.to_submit(job), timeout_s).job)
+        return convert.from_job(
+            self._call(lambda link: link.jobs_stub.SubmitJob, convert.to_submit(job), timeout_s).job
+        )
 
     def submit_many(
         self, jobs: Iterable[JobRequest], *, timeout_s: float | None = None
@@ -68,7 +71,7 @@ class Jobs:
     def get(self, job_id: str, *, timeout_s: float | None = None) -> Job:
         """What became of a job; NotFound if there is none, or no longer."""
         request = jobs_pb2.GetJobRequest(job_id=job_id)
-        return convert.from_job(self._call(self._stub.GetJob, request, timeout_s).job)
+        return convert.from_job(self._call(lambda link: link.jobs_stub.GetJob, request, timeout_s).job)
 
     def watch(self, job_id: str, *, after: str = "", timeout_s: float | None = None) -> JobStream:
         """A job's events as they come, until it has ended: from its beginning, or after the event `after`.
@@ -82,7 +85,7 @@ class Jobs:
         """The tenant's jobs, or those of a batch, the newest first and without answers; page by page."""
         request = jobs_pb2.ListJobsRequest(batch_id=batch, page_size=page_size)
         while True:
-            page = self._call(self._stub.ListJobs, request, timeout_s)
+            page = self._call(lambda link: link.jobs_stub.ListJobs, request, timeout_s)
             yield from map(convert.from_job, page.jobs)
             if not page.next_page_token:
                 return
@@ -91,13 +94,13 @@ class Jobs:
     def cancel(self, job_id: str, *, timeout_s: float | None = None) -> Job:
         """Ends a job; one that has ended stays as it is."""
         request = jobs_pb2.CancelJobRequest(job_id=job_id)
-        return convert.from_job(self._call(self._stub.CancelJob, request, timeout_s).job)
+        return convert.from_job(self._call(lambda link: link.jobs_stub.CancelJob, request, timeout_s).job)
 
     def dead(self, *, page_size: int = 0, timeout_s: float | None = None) -> Iterator[Job]:
         """Jobs that were given up, with the reason, the newest first; page by page."""
         request = jobs_pb2.ListDeadJobsRequest(page_size=page_size)
         while True:
-            page = self._call(self._stub.ListDeadJobs, request, timeout_s)
+            page = self._call(lambda link: link.jobs_stub.ListDeadJobs, request, timeout_s)
             yield from map(convert.from_job, page.jobs)
             if not page.next_page_token:
                 return
@@ -106,7 +109,7 @@ class Jobs:
     def replay(self, job_id: str, *, timeout_s: float | None = None) -> Job:
         """Queues a dead job again; any other stays as it is."""
         request = jobs_pb2.ReplayDeadJobRequest(job_id=job_id)
-        return convert.from_job(self._call(self._stub.ReplayDeadJob, request, timeout_s).job)
+        return convert.from_job(self._call(lambda link: link.jobs_stub.ReplayDeadJob, request, timeout_s).job)
 
     def _submit_some(
         self, submission: Submission, source: Iterator[JobRequest], timeout_s: float | None
@@ -117,7 +120,8 @@ class Jobs:
         _fill(outbox, submission, source)
         if not submission.waits:
             return
-        call = self._stub.SubmitJobs(
+        self._link.settle()
+        call = self._link.jobs_stub.SubmitJobs(
             iter(outbox.get, None),
             timeout=self._connection.deadline(timeout_s),
             metadata=self._connection.metadata(),
@@ -136,18 +140,19 @@ class Jobs:
             call.cancel()
 
     def _watch(self, request: jobs_pb2.WatchJobRequest) -> grpc._CallIterator[jobs_pb2.WatchJobResponse]:
+        self._link.settle()
         timeout_s = self._connection.deadline(WATCH_S)
-        return self._stub.WatchJob(request, timeout=timeout_s, metadata=self._connection.metadata())
+        return self._link.jobs_stub.WatchJob(request, timeout=timeout_s, metadata=self._connection.metadata())
 
     def _call(
         self,
-        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        choose: Callable[[Link], grpc.UnaryUnaryMultiCallable[_Request, _Response]],
         request: _Request,
         timeout_s: float | None,
     ) -> _Response:
         timeout = self._connection.deadline(timeout_s)
         try:
-            return method(request, timeout=timeout, metadata=self._connection.metadata())
+            return self._link.unary(choose, request, timeout, self._connection.metadata())
         except grpc.RpcError as error:
             raise from_call(error) from None
 
@@ -209,6 +214,9 @@ class JobStream:
     def _once(self) -> Generator[JobEvent, None, HeadgateError | None]:
         """The events of one call, and how it broke; None if it ended by itself."""
         call = self._call = self._open(self._following.request())
+        if self._left.is_set():
+            # `cancel` came while it was opened, and knew no call.
+            call.cancel()
         try:
             for response in call:
                 event = self._following.feed(response)

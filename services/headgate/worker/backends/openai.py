@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import httpx2
 import openai
 
+from headgate.adapters import traces
+from headgate.worker import traced
 from headgate.worker.backends.base import (
     BackendError,
     BackendSettings,
@@ -80,22 +82,25 @@ class OpenAIBackend:
         """The upstream's answer; closing this closes the upstream's connection."""
         question(request.conversation)
         transcript = Transcript(request)
-        async with aclosing(self._events(request, transcript)) as events:
-            async for event in events:
-                chunk = transcript.read(event)
-                if chunk.text or chunk.tokens:
-                    yield chunk
-                if transcript.stopped:
-                    break
-        yield transcript.end()
+        with traced.calling(self._settings.source, self._base_url) as span:
+            async with aclosing(self._events(request, transcript, span)) as events:
+                async for event in events:
+                    chunk = transcript.read(event)
+                    if chunk.text or chunk.tokens:
+                        yield chunk
+                    if transcript.stopped:
+                        break
+            last = transcript.end()
+            traced.answered(span, last, transcript.model)
+        yield last
 
     async def _events(
-        self, request: GenerationRequest, transcript: Transcript
+        self, request: GenerationRequest, transcript: Transcript, span: traces.Span
     ) -> AsyncGenerator[ChatCompletionChunk, None]:
         """The upstream's events until it has no more, or owes nothing but the usage and stays silent."""
         patience = _Patience(self._settings, request.deadline, transcript)
         try:
-            stream = await patience.wait(self._call(request))
+            stream = await patience.wait(self._call(request, span))
             try:
                 while (event := await patience.wait(anext(stream, None))) is not None:
                     yield event
@@ -108,11 +113,12 @@ class OpenAIBackend:
             if not transcript.finished:
                 raise translate(error) from None
 
-    def _call(self, request: GenerationRequest) -> Awaitable[Any]:
+    def _call(self, request: GenerationRequest, span: traces.Span) -> Awaitable[Any]:
         if self._client is None:
             raise NotLoadableError("the backend is closed")
         return self._client.chat.completions.create(
-            **_arguments(self._settings, self._base_url, request), extra_headers=self._headers(request)
+            **_arguments(self._settings, self._base_url, request),
+            extra_headers=self._headers(request) | dict(span.carried),
         )
 
     def _headers(self, request: GenerationRequest) -> dict[str, Any]:

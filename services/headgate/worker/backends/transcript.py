@@ -1,4 +1,8 @@
-"""Turns the events of an OpenAI-compatible stream into chunks, and knows whether the answer was finished."""
+"""Turns the events of an OpenAI-compatible stream into chunks, and knows whether the answer was finished.
+
+Nobody offers the upstream a tool. A model that calls one all the same does not answer the query: it ends as
+declined, so that a draft is not accepted and nothing is kept for others.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,8 @@ _BYTES_PER_TOKEN = 4
 _TOKENS_PER_TURN = 4
 _FINISH_REASONS = {
     "stop": FinishReason.STOP,
-    "tool_calls": FinishReason.STOP,
-    "function_call": FinishReason.STOP,
+    "tool_calls": FinishReason.DECLINED,
+    "function_call": FinishReason.DECLINED,
     "length": FinishReason.LENGTH,
     "content_filter": FinishReason.DECLINED,
 }
@@ -41,6 +45,8 @@ class Transcript:
         self._pieces = 0
         self._tokens = 0
         self._declined = False
+        self.model: object = None
+        """As the upstream calls it."""
 
     @property
     def started(self) -> bool:
@@ -64,6 +70,7 @@ class Transcript:
 
     def read(self, event: ChatCompletionChunk) -> Chunk:
         """What the event adds; often nothing. Raises UpstreamBrokenError for an event of another shape."""
+        self.model = self.model or event.model
         try:
             if event.usage is not None:
                 self._usage = Usage(event.usage.prompt_tokens, event.usage.completion_tokens)
@@ -74,13 +81,16 @@ class Transcript:
 
     def _read(self, choice: Choice) -> Chunk:
         piece = choice.delta.content or choice.delta.refusal or ""
-        self._declined = self._declined or bool(choice.delta.refusal)
+        # Some servers say "stop" after the call of a tool.
+        self._declined = self._declined or bool(
+            choice.delta.refusal or choice.delta.tool_calls or choice.delta.function_call
+        )
         self._bytes += len(piece.encode())
         self._pieces += bool(piece)
         tokens = self._read_tokens(choice) if self._request.logprobs else ()
         text = self._stops.feed(piece)
         if self._stops.met:
-            self._finish_reason = FinishReason.STOP
+            self._finish_reason = self._ended("stop")
         elif choice.finish_reason is not None:
             self._finish_reason = self._ended(choice.finish_reason)
         return Chunk(text, tokens)
