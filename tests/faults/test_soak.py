@@ -13,7 +13,7 @@ import statistics
 import sys
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +23,13 @@ from typing import TypeAlias
 import grpc.aio
 import psutil
 
+from headgate.router import decided
+from headgate.v1 import router_pb2
 from tests.bench.gateway import echo
 from tests.faults.chain import ACME, Chain, chain
 from tests.faults.figures import Form
 from tests.faults.upstream import Call, Script, Upstream
-from tests.integration.gateway_rig import Process, generate, metrics, streamed, stub
+from tests.integration.gateway_rig import Process, generate, metrics, query, streamed, stub
 
 CLIENTS, CALLS_A_CHANNEL = 8, 50
 MIB = 1 << 20
@@ -38,12 +40,15 @@ LEAVING = 0.3
 """Share of calls that their client cancels."""
 SLOPE_MIB = 2.0
 """Most growth of a process per 100,000 of its requests."""
-SHORT_MIB = 4.0
+SHORT_MIB = 2.0
 """Most growth in the short form, whose requests are too few for a slope."""
 SPARE_FDS, SPARE_TASKS = 2 * CLIENTS, 4
 """What may be more, idle after the load, than idle before it: pools keep what their busiest moment took."""
 SETTLED, IDLE_S = 3, 1.0
 """So many equal readings in a row, that far apart: a server sees a moment later that a client has gone."""
+LITTLE = {"cache": {"ttl_s": 600, "memory_mb": 1}}
+ANSWERS = 1_000
+"""More than a megabyte of them."""
 QUICK = Script(pieces=("one ", "two "), between_s=0.001)
 SLOW = replace(QUICK, between_s=0.5)
 """For clients that leave: it is not over before they do."""
@@ -103,7 +108,11 @@ class Watched:
 
 async def test_nothing_grows_under_clients_that_leave_and_come_back(tmp_path: Path, form: Form) -> None:
     seconds, every_s, least = form.count(12, 600), form.count(1, 5), form.count(1_000, 50_000)
-    async with Upstream() as upstream, chain(tmp_path, upstream) as running, bare_server(tmp_path) as bare:
+    async with (
+        Upstream() as upstream,
+        chain(tmp_path, upstream, LITTLE) as running,
+        bare_server(tmp_path) as bare,
+    ):
         upstream.choose = choose
         load = Load(running, bare, form.seed)
         await load.begin()
@@ -162,11 +171,19 @@ class Load:
         return self.asked["gateway"]
 
     async def begin(self) -> None:
-        """As many at once as will come: pools are filled then."""
-        requests = [generate(uuid.uuid4().hex, model=model) for model in MODELS for _ in range(CLIENTS)]
+        """Fills all that has a limit: pools, answers in memory, and decisions that are remembered."""
+        texts = [f"quick {uuid.uuid4().hex}" for _ in range(max(ANSWERS, decided.MOST))]
+        requests = [generate(one, model=MODELS[n % 2]) for n, one in enumerate(texts[:ANSWERS])]
+        routes = [router_pb2.RouteRequest(query=query(one)) for one in texts[: decided.MOST]]
         async with self.running.channel() as channel:
-            generating = stub(channel).Generate
-            await asyncio.gather(*(generating(one, metadata=ACME, timeout=30) for one in requests))
+            asked, at_once = stub(channel), asyncio.Semaphore(len(MODELS) * CLIENTS)
+
+            async def ask(call: Callable[..., Awaitable[object]], request: object) -> None:
+                async with at_once:
+                    await call(request, metadata=ACME, timeout=30)
+
+            await asyncio.gather(*(ask(asked.Generate, one) for one in requests))
+            await asyncio.gather(*(ask(asked.Route, one) for one in routes))
 
     async def client(self, number: int) -> None:
         draw = random.Random(self._seed + number)
