@@ -78,7 +78,7 @@ _WATCH_OVER = """\
                     return
 """
 _RECORDS = "../integration/test_job_records.py::"
-_JOURNEY = "        journey.span = span\n"
+_JOURNEY = "        journey.span = traces.current()\n"
 _ORDERED = "        scope, at = _order(news)\n        self._cache.purge(scope, at)\n"
 _CHARGED = "        price = worker.model.price if worker.model else None\n        cost = call_cost("
 

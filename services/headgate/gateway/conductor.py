@@ -136,9 +136,8 @@ class Conductor:
 
         Raises ServiceError or RouterError. Whatever happens, a record is written and no call is left running.
         """
-        span = traces.current()
-        journey = Journey.of(arrival, query, traced.delivering(span, deliver), watch)
-        journey.span = span
+        journey = Journey.of(arrival, query, deliver, watch)
+        journey.span = traces.current()
         logs.about({"request_id": journey.request_id, "tenant": arrival.caller.tenant})
         return await self._recorded(journey, self._answer(journey))
 
@@ -572,6 +571,7 @@ class Conductor:
                 if not journey.given:
                     journey.given = True
                     self._metrics.first_token.labels(journey.model).observe(journey.took)
+                    journey.span.event(words.FIRST_TEXT)
 
     async def _send(self, journey: Journey, event: Event) -> None:
         if journey.deliver is not None:

@@ -11,25 +11,9 @@ from headgate.adapters import trace_words as words
 from headgate.adapters import traces
 from headgate.adapters.traces import NONE, Span, Value
 from headgate.gateway.answer_cache import Found
-from headgate.gateway.journey import Deliver, Event, Journey
+from headgate.gateway.journey import Journey
 from headgate.gateway.workers import Worker
 from headgate.v1 import types_pb2
-
-
-def delivering(span: Span, deliver: Deliver | None) -> Deliver | None:
-    """The same, and the first text that a caller gets is an event of the request's span."""
-    if deliver is None or not span.recording:
-        return deliver
-    given = False
-
-    async def told(event: Event) -> None:
-        nonlocal given
-        await deliver(event)
-        if not given and event.WhichOneof("event") == "delta":
-            given = True
-            span.event(words.FIRST_TEXT)
-
-    return told
 
 
 def decided(span: Span, journey: Journey) -> None:

@@ -14,6 +14,7 @@ from headgate.adapters.status_map import (
     ModelUnknownError,
 )
 from headgate.adapters.telemetry import Metrics
+from headgate.adapters.traces import Span
 from headgate.gateway.admission import Caller
 from headgate.gateway.answer_cache import AnswerCache
 from headgate.gateway.bundle_store import BundleStore
@@ -221,20 +222,33 @@ async def test_a_fallback_is_counted_once_for_who_answered_and_not_where_nobody_
     await workers.close()
 
 
-async def test_a_stream_s_first_text_is_timed_once_and_not_what_is_held_back() -> None:
+class Events(Span):
+    """A span that keeps the names of its events."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def event(self, name: str, attributes: object = None) -> None:
+        self.names.append(name)
+
+
+async def test_a_stream_s_first_text_is_timed_and_traced_once_and_not_what_is_held_back() -> None:
     workers = _workers()
     one, metrics = _counts(workers)
+    span = Events()
 
     async def deliver(_event: Event) -> None: ...
 
-    on_its_way = journey(deliver=deliver, model="small", holding=True)
+    on_its_way = journey(deliver=deliver, model="small", holding=True, span=span)
     name, labels = "headgate_time_to_first_token_seconds_count", {"model": "small"}
     await one._deliver(on_its_way, "a draft")
     assert metrics.registry.get_sample_value(name, labels) is None
+    assert span.names == []
     on_its_way.holding = False
     for text in ("", "a ", "b "):
         await one._deliver(on_its_way, text)
     assert metrics.registry.get_sample_value(name, labels) == 1
+    assert span.names == ["headgate.first_text"]
     collected = journey(model="small")
     await one._deliver(collected, "in one piece")
     assert metrics.registry.get_sample_value(name, labels) == 1

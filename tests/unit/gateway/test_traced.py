@@ -16,11 +16,11 @@ from headgate.adapters import traces
 from headgate.adapters.traces import NONE, Span, Value
 from headgate.gateway import traced
 from headgate.gateway.admission import CALLER, Caller
-from headgate.gateway.journey import Arrival, Event, Journey
+from headgate.gateway.journey import Arrival, Journey
 from headgate.gateway.reuse import NOTHING
 from headgate.gateway.visits import _entered
 from headgate.router.types import Decision, Reason
-from headgate.v1 import router_pb2, types_pb2
+from headgate.v1 import types_pb2
 
 CALL_IS = 45
 """So many calls of an empty function, 1 µs on an idle core, is what a request's seams may cost."""
@@ -95,23 +95,6 @@ async def test_an_attempt_ends_its_span_with_its_code_usage_and_price() -> None:
     assert span.code == "UNAVAILABLE"
 
 
-async def test_the_first_text_is_an_event_and_only_the_first(root: Kept) -> None:
-    given: list[Event] = []
-
-    async def deliver(event: Event) -> None:
-        given.append(event)
-
-    told = traced.delivering(root, deliver)
-    assert told is not None
-    for event in (
-        Event(decision=types_pb2.Decision()),
-        *(Event(delta=router_pb2.Delta(text=t)) for t in "ab"),
-    ):
-        await told(event)
-    assert [name for name, _ in root.events] == ["headgate.first_text"]
-    assert len(given) == 3
-
-
 async def test_escalation_and_fallback_are_told_apart(root: Kept) -> None:
     one = journey(root)
     one.model = "small"
@@ -144,7 +127,7 @@ def test_the_seams_of_a_request_cost_a_microsecond_while_nobody_traces() -> None
 
     def seams(worker: Any = worker, context: Any = context) -> None:
         span = _entered("Generate", context)
-        traced.delivering(traces.current(), None)
+        traces.current()
         traced.decided(traces.begun("internal", "decide"), one)
         traced.looked_up(traces.begun("internal", "look up"), NOTHING)
         _ = traced.begun(one, worker).carried
