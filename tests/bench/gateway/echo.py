@@ -1,6 +1,7 @@
 """What the gateway is measured against and in front of: `python -m tests.bench.gateway.echo ROLE READY_FILE …`.
 
-    worker                  answers at once: as a bare echo, and as the WorkerService of small and of large;
+    worker                  answers at once: as a bare echo, or when its caller says, and as the WorkerService
+                            of small and of large;
                             "write 64 …" is answered with so many tokens, each in a message of its own,
                             and "pause 50 …" after so many milliseconds; as a collector it throws traces away
     router --worker ADDR    the bare chain's middle: hands bytes on and does nothing else
@@ -16,6 +17,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from importlib import resources
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import grpc
@@ -28,6 +30,7 @@ from headgate.worker.backends.builtin.engine import model_version
 
 ONE: Final = "/bench.Echo/One"
 MANY: Final = "/bench.Echo/Many"
+LATER: Final = "/bench.Later/One"
 THROWN_AWAY: Final = "/bench.Collector/ThrownAway"
 COLLECTOR: Final = "opentelemetry.proto.collector.trace.v1.TraceService"
 ANSWER: Final = "A 0 ms answer of 120 bytes, as short as many answers are: " + 62 * "x"
@@ -101,6 +104,10 @@ class Worker:
         for _ in range(TOKENS):
             yield TOKEN
 
+    async def later(self, when: bytes, _context: Context[Any, Any]) -> bytes:
+        await asyncio.sleep(float(when) - monotonic())
+        return ANSWER.encode()
+
     async def export(self, _spans: bytes, _context: Context[Any, Any]) -> bytes:
         self._thrown_away += 1
         return b""
@@ -150,6 +157,7 @@ def _worker_server(worker: Worker) -> grpc.aio.Server:
     server = _echo_server(worker)
     counts = {"ThrownAway": grpc.unary_unary_rpc_method_handler(worker.thrown_away)}
     takes = {"Export": grpc.unary_unary_rpc_method_handler(worker.export)}
+    _add(server, "bench.Later", {"One": grpc.unary_unary_rpc_method_handler(worker.later)})
     _add(server, "bench.Collector", counts)
     _add(server, COLLECTOR, takes)
     return server
