@@ -78,7 +78,7 @@ _WATCH_OVER = """\
                     return
 """
 _RECORDS = "../integration/test_job_records.py::"
-_JOURNEY = "        journey.span = traces.current()\n"
+_DECIDE = '        span = traces.begun("internal", words.DECIDE)\n'
 _ORDERED = "        scope, at = _order(news)\n        self._cache.purge(scope, at)\n"
 _CHARGED = "        price = worker.model.price if worker.model else None\n        cost = call_cost("
 
@@ -86,7 +86,7 @@ MUTANTS = (
     Mutant(
         "cancellation is not forwarded",
         {
-            "gateway/conductor.py": {
+            "gateway/calls.py": {
                 "await call.read()": "await asyncio.shield(asyncio.ensure_future(call.read()))",
                 "    call.cancel()\n    if not": "    if not",
             }
@@ -112,13 +112,13 @@ MUTANTS = (
     ),
     Mutant(
         "the cost of an attempt is doubled",
-        {"gateway/conductor.py": {_CHARGED: _CHARGED.replace("call_cost", "2 * call_cost")}},
+        {"gateway/calls.py": {_CHARGED: _CHARGED.replace("call_cost", "2 * call_cost")}},
         "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
         "{'charged otherwise': ",
     ),
     Mutant(
         "a cut stream is free",
-        {"gateway/conductor.py": {"journey.estimated_usage() if journey.text else ": ""}},
+        {"gateway/calls.py": {"journey.estimated_usage() if journey.text else ": ""}},
         "test_kills.py::test_an_upstream_that_cuts_its_answer_is_an_explicit_error",
         "{'charged otherwise': ",
     ),
@@ -173,7 +173,7 @@ MUTANTS = (
     ),
     Mutant(
         "the deadline of a worker's call is removed",
-        {"gateway/conductor.py": {"timeout=left, metadata": "timeout=None, metadata"}},
+        {"gateway/calls.py": {"timeout=left, metadata": "timeout=None, metadata"}},
         "test_deadlines.py::test_each_hop_has_less_time_than_the_one_before",
         "'<' not supported between instances of 'int' and 'NoneType'",
     ),
@@ -186,8 +186,8 @@ MUTANTS = (
     Mutant(
         "the prompt is logged",
         {
-            "gateway/conductor.py": {
-                _JOURNEY: _JOURNEY + '        _LOG.info("asked", what=str(query.messages[-1]))\n'
+            "gateway/decider.py": {
+                _DECIDE: _DECIDE + '        _LOG.info("asked", what=str(journey.wire.messages[-1]))\n'
             }
         },
         "test_silence.py::test_nothing_secret_leaves_by_a_side_door",
@@ -228,7 +228,7 @@ MUTANTS = (
     Mutant(
         "calls that are over are kept",
         {
-            "gateway/conductor.py": {
+            "gateway/calls.py": {
                 "    if not isinstance(call, Hedge):\n        worker.calls.discard(call)\n": ""
             }
         },

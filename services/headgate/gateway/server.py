@@ -37,6 +37,7 @@ from headgate.gateway.admission import Door, Keyring, Room
 from headgate.gateway.answer_cache import AnswerCache
 from headgate.gateway.bundle_store import BundleStore
 from headgate.gateway.conductor import Conductor
+from headgate.gateway.decider import Decider
 from headgate.gateway.drain import Drain
 from headgate.gateway.job_desk import JobDesk
 from headgate.gateway.jobs import JobServicer
@@ -140,12 +141,17 @@ class Gateway:
         self._jobs = self._job_records()
         self._queue = JobQueue(sources.broker_url) if self._jobs and sources.broker_url else None
         self._desk = self._job_desk()
-        self._upgrades = Upgrades(self._desk) if self._desk else None
         self._reuse = Reuse(self._cache, self._workers, self._metrics, like)
         self._reuse.semantic = config.cache.semantic
+        self._upgrades = Upgrades(self._desk) if self._desk else None
+        sessions = Sessions(store)
+        self._decider = Decider(
+            self._workers, self._bundles, sessions, self._metrics, _objective(config.policy),
+            config.policy.cascade, takes_jobs=self._upgrades is not None,
+        )  # fmt: skip
         self._conductor = Conductor(
-            self._workers, self._bundles, self._reuse, Sessions(store), self._recorder, self._metrics,
-            _objective(config.policy), config.policy.cascade, self._drain, self._shadow, self._upgrades,
+            self._workers, self._decider, self._reuse, sessions, self._recorder, self._metrics, self._drain,
+            self._shadow, self._upgrades,
         )  # fmt: skip
         self._draining = False
         self._configured = time.time()
@@ -273,7 +279,7 @@ class Gateway:
             warnings += self._semantic.warnings
             semantic = [self._semantic.standing(tenant) for tenant in sorted(self._semantic.tenants)]
         return status.report(
-            self._workers, self._bundles.current, self._conductor.default_objective(),
+            self._workers, self._bundles.current, self._decider.default_objective(),
             self._degradations(away), self._metrics, warnings, semantic, draining=self._draining,
         )  # fmt: skip
 
@@ -319,8 +325,8 @@ class Gateway:
         if self._semantic is not None:
             self._semantic.configure(config)
         self._reuse.semantic = config.cache.semantic
-        self._conductor.objective = _objective(config.policy)
-        self._conductor.cascade = config.policy.cascade
+        self._decider.objective = _objective(config.policy)
+        self._decider.cascade = config.policy.cascade
         self._shadow.settings = config.shadow
 
     def _semantic_cache(self) -> tuple[SemanticCache, LikeQuestions] | tuple[None, None]:
@@ -415,7 +421,7 @@ class Gateway:
 
     def _facts(self) -> Iterator[Fact]:
         bundles, now = self._bundles, time.time()
-        objective = self._conductor.default_objective()
+        objective = self._decider.default_objective()
         yield from facts.of_policy(bundles.current, self._workers, objective, now)
         yield from facts.of_bundle(bundles.current, bundles.loaded)
         yield from facts.of_config(self._sources.loaded.digest, self._configured, self._room.most)
