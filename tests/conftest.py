@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 
 from headgate.adapters import unreported  # isort: skip  # noqa: F401
@@ -11,6 +12,10 @@ from hypothesis import settings
 # Tests share their machine: a slow moment of it is no fault of what they try.
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
+
+# A script that runs the tests in its background has them ignore Ctrl-C, and with them all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEFAULT_SEED = 20261123
 

@@ -75,9 +75,12 @@ def test_ctrl_c_while_watching_ends_the_line_and_says_nothing_more(hesitant):
         env=scrubbed(),
     ) as asking:
         assert asking.stdout is not None
-        assert os.read(asking.stdout.fileno(), 100) == b"for"
-        asking.send_signal(signal.SIGINT)
-        out, err = asking.communicate(timeout=60)
+        try:
+            assert os.read(asking.stdout.fileno(), 100) == b"for"
+            asking.send_signal(signal.SIGINT)
+            out, err = asking.communicate(timeout=60)
+        finally:
+            asking.kill()
     assert (asking.returncode, out) == (130, b"\n")
     assert err.decode().splitlines() == ["small first · policy · λ 0"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,17 +41,24 @@ def jobs(
 
 
 @pytest.fixture
-def started(gateway: JobGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Started]:
-    """Starts `headgate jobs` as a process of its own, in an empty folder."""
+def started(
+    gateway: JobGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., AbstractContextManager[Started]]:
+    """Runs `headgate jobs` as a process of its own, in an empty folder, for the time of a `with` block."""
     monkeypatch.chdir(tmp_path)
 
-    def start(*arguments: str) -> Started:
-        return subprocess.Popen(
+    @contextmanager
+    def start(*arguments: str) -> Iterator[Started]:
+        with subprocess.Popen(
             [sys.executable, "-m", "headgate.cli", "jobs", *arguments, "--address", gateway.address],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     return start
