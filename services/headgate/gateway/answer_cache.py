@@ -284,17 +284,18 @@ class AnswerCache:
             self.leave(flight, alone=True)
             return
         self._remember(at, entry)
-        if flight is not None:
-            self._land(flight, entry)
         leader = flight.leader if flight is not None else b""
+        # Begun before anybody here is told: who waits in another process is not to wait for all of them.
         if len(self._pending) < MOST_PENDING:
             known = None if replaces else over
             self._beside(self._write(at, entry, leader, known))
-            return
-        self.degraded = True
-        if leader and self._store is not None:
-            # Who waits in another process is not to wait for what is not written.
-            self._beside(self._left(self._store, str(at), leader, alone=False))
+        else:
+            self.degraded = True
+            if leader and self._store is not None:
+                # Nor for what is not written.
+                self._beside(self._left(self._store, str(at), leader, alone=False))
+        if flight is not None:
+            self._land(flight, entry)
 
     def entry(
         self,
