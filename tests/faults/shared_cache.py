@@ -36,9 +36,8 @@ class NamingStack(Stack):
     def __init__(self, directory: Path, tenants: Sequence[str], like: Sequence[str] = (), **cache: object):
         """`like` are tenants that want answers of like questions as well; `cache` changes its settings."""
         made = config()
-        made["log_level"] = (
-            "info"  # As in production: a line for each request takes a third of an answer's time.
-        )
+        # As in production: a line for each request takes a third of an answer's time.
+        made["log_level"] = "info"
         made["tenants"] = {name: _tenant(name, name in like) for name in tenants}
         made["cache"] |= {**({"semantic": SEMANTIC} if like else {}), **cache}
         super().__init__(directory, made)
