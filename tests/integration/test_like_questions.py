@@ -18,10 +18,6 @@ ACME, BETA = key("acme"), key("beta")
 LIKE = types_pb2.CACHE_STATUS_SEMANTIC_HIT
 WRONG_HITS, CONFIDENCE = 0.2, 0.8
 Stub = router_pb2_grpc.RouterServiceStub
-PLACES = (
-    "lisbon", "oslo", "cairo", "lima", "quito", "dublin", "vienna", "madrid", "athens", "berlin", "warsaw",
-    "prague", "sofia", "riga", "minsk", "paris", "rome", "bern", "london", "tokyo", "seoul", "delhi",
-)  # fmt: skip
 
 
 def settings() -> dict[str, Any]:
@@ -60,28 +56,25 @@ def otherwise(place: str, salt: str) -> str:
     return f"Please tell me what is the weather like in {place} in {salt} today?"
 
 
-async def taught(router: Stub) -> str:
-    """Asks in two ways until the audits allow it to answer one by the other; a word that was used."""
+async def taught(router: Stub) -> tuple[str, router_pb2.GenerateResponse]:
+    """Asks of Geneva in two ways until one is answered by the other; a word of these two, and the answer.
+
+    Audits must allow it by then, and the question must have come back over the stream.
+    """
+    pause_s = 0.03
     async with asyncio.timeout(60):
         while True:
             salt = f"zone{uuid.uuid4().hex[:6]}"
-            for place in PLACES:
-                await ask(router, asked(place, salt))
-                await asyncio.sleep(0.05)  # The question comes back over the stream before it is found.
-                if (await ask(router, otherwise(place, salt))).decision.cache_status == LIKE:
-                    return salt
+            await ask(router, asked("geneva", salt))
+            await asyncio.sleep(pause_s)
+            answer = await ask(router, otherwise("geneva", salt))
+            if answer.decision.cache_status == LIKE:
+                return salt, answer
+            pause_s = min(1.0, 1.1 * pause_s)
 
 
 async def test_a_paraphrase_hits_once_audits_allow_it_and_says_why(router: Stub, running: Stack) -> None:
-    salt = await taught(router)
-    await ask(router, asked("geneva", salt))
-    await asyncio.sleep(0.1)
-    answer = await ask(router, otherwise("geneva", salt))
-    if answer.decision.cache_status != LIKE:
-        # One in a hundred is drawn for an audit.
-        await ask(router, asked("zurich", salt))
-        await asyncio.sleep(0.1)
-        answer = await ask(router, otherwise("zurich", salt))
+    _, answer = await taught(router)
     decision = answer.decision
     assert decision.cache_status == LIKE
     assert decision.cost_nanousd == 0
@@ -112,9 +105,7 @@ async def test_a_paraphrase_hits_once_audits_allow_it_and_says_why(router: Stub,
     ],
 )
 async def test_a_near_miss_never_does(router: Stub, near: str) -> None:
-    salt = await taught(router)
-    await ask(router, asked("geneva", salt))
-    await asyncio.sleep(0.1)
+    salt, _ = await taught(router)
     assert (await ask(router, near.format(salt=salt + "x"))).decision.cache_status != LIKE
     answer = await ask(router, near.format(salt=salt))
     assert "geneva" not in text_of(answer) or "geneva" in near
@@ -122,11 +113,11 @@ async def test_a_near_miss_never_does(router: Stub, near: str) -> None:
 
 
 async def test_who_did_not_ask_for_it_is_not_answered_so(router: Stub) -> None:
-    salt = await taught(router)
-    await ask(router, asked("geneva", salt))
-    await router.Generate(generate(asked("bern", salt), model="small"), metadata=BETA, timeout=30)
-    await asyncio.sleep(0.1)
-    other = generate(otherwise("bern", salt), model="small")
+    mine = uuid.uuid4().hex[:6]
+    await router.Generate(generate(asked("bern", mine), model="small"), metadata=BETA, timeout=30)
+    # What would have come over the stream has come by then.
+    salt, _ = await taught(router)
+    other = generate(otherwise("bern", mine), model="small")
     assert (await router.Generate(other, metadata=BETA, timeout=30)).decision.cache_status != LIKE
     exact = types_pb2.CacheControl(exact_only=True)
     answer = await ask(router, otherwise("geneva", salt), cache=exact)
@@ -134,9 +125,7 @@ async def test_who_did_not_ask_for_it_is_not_answered_so(router: Stub) -> None:
 
 
 async def test_another_conversation_before_it_is_another_question(router: Stub) -> None:
-    salt = await taught(router)
-    await ask(router, asked("geneva", salt))
-    await asyncio.sleep(0.1)
+    salt, _ = await taught(router)
     request = generate(otherwise("geneva", salt), model="large")
     system = types_pb2.Message(role=types_pb2.ROLE_SYSTEM, parts=[types_pb2.Part(text="In French.")])
     request.query.messages.insert(0, system)
@@ -170,8 +159,7 @@ async def test_who_is_only_told_a_route_is_promised_what_the_policy_promises(rou
 
 
 async def test_a_purge_takes_the_question_with_the_answer(router: Stub, running: Stack) -> None:
-    salt = await taught(router)
-    await ask(router, asked("geneva", salt))
+    salt, _ = await taught(router)
     async with grpc.aio.insecure_channel(running.addresses["admin"]) as channel:
         await running.admin(channel).PurgeCache(admin_pb2.PurgeCacheRequest(tenant="acme"), timeout=30)
     answer = await ask(router, otherwise("geneva", salt))
