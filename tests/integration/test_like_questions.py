@@ -108,7 +108,6 @@ async def test_a_near_miss_never_does(router: Stub, near: str) -> None:
     salt, _ = await taught(router)
     assert (await ask(router, near.format(salt=salt + "x"))).decision.cache_status != LIKE
     answer = await ask(router, near.format(salt=salt))
-    assert "geneva" not in text_of(answer) or "geneva" in near
     assert text_of(answer) == f"large: {near.format(salt=salt)}"
 
 
