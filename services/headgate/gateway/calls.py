@@ -20,7 +20,8 @@ from headgate.gateway.failures import CutError
 from headgate.gateway.hedge import Hedge
 from headgate.gateway.journey import Journey
 from headgate.gateway.looks import Looks
-from headgate.gateway.workers import Call, Worker, Workers
+from headgate.gateway.worker_channel import Call
+from headgate.gateway.workers import Worker, Workers
 from headgate.router.cascade import Cascade
 from headgate.router.cost import call_cost, estimate_tokens
 from headgate.v1 import types_pb2, worker_pb2
@@ -171,7 +172,7 @@ def _begin(journey: Journey, worker: Worker, left: float) -> Call:
     """Starts a call of the worker, which has so many seconds."""
     worker.make_room()
     carried = traced.begun(journey, worker).carried or None
-    call: Call = worker.stub.Generate(_request(journey, worker), timeout=left, metadata=carried)
+    call = worker.channel.generate(_request(journey, worker), left, carried)
     worker.calls.add(call)
     return call
 

@@ -8,7 +8,8 @@ import time
 import grpc
 import grpc.aio
 
-from headgate.gateway.workers import Call, Worker
+from headgate.gateway.worker_channel import Call
+from headgate.gateway.workers import Worker
 from headgate.router.cost import estimate_tokens
 from headgate.v1 import types_pb2, worker_pb2
 

@@ -33,7 +33,8 @@ from headgate.adapters.telemetry import DAY_S, Metrics
 from headgate.gateway import convert
 from headgate.gateway.admission import Caller
 from headgate.gateway.records import Record, Recorder
-from headgate.gateway.workers import Call, Worker, Workers
+from headgate.gateway.worker_channel import Call
+from headgate.gateway.workers import Worker, Workers
 from headgate.router.cost import call_cost, estimate_tokens
 from headgate.router.types import Decision, Model, Reason
 from headgate.v1 import types_pb2, worker_pb2
@@ -237,7 +238,7 @@ class Shadow:
         request = worker_pb2.WorkerServiceGenerateRequest(
             messages=wire.messages, sampling=wire.sampling, request_id=f"shadow-{draw.record['record_id']}"
         )
-        call = worker.stub.Generate(request, timeout=CALL_S)
+        call = worker.channel.generate(request, CALL_S)
         worker.shadows.add(call)
         try:
             await reading.read(call)

@@ -1,4 +1,4 @@
-"""The workers of the pool: one long-lived channel each, and what each says of itself every second.
+"""The workers of the pool, and what each says of itself every second.
 
 DescribeModel is the probe: it goes the way of a request, finds frozen processes, and brings the model's
 version and price with it, so that a worker that came back with other weights is noticed. A worker that drains
@@ -10,22 +10,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Final, TypeAlias
+from typing import Final
 
 import grpc
 import grpc.aio
 import structlog
 
-from headgate.adapters import channels
 from headgate.adapters.breaker import Breaker
 from headgate.adapters.config import ModelConfig
 from headgate.gateway.pace import PaceMeter
 from headgate.gateway.retry_budget import RetryBudget
+from headgate.gateway.worker_channel import Call, WorkerChannel
 from headgate.router.types import Model, Pool, Price
-from headgate.v1 import worker_pb2, worker_pb2_grpc
+from headgate.v1 import worker_pb2
 
 _LOG = structlog.get_logger(__name__)
-HEALTH_SERVICE: Final = "headgate.v1.WorkerService"
 PROBE_EVERY_S: Final = 1.0
 """A worker that hangs is out of the way after two or three of these; a probe costs it nothing."""
 PROBE_TIMEOUT_S: Final = 1.0
@@ -34,15 +33,6 @@ MISSES_UNTIL_OUT: Final = 2
 """One late reply is no verdict. One good reply brings it back: the breaker still stands before its calls."""
 MISSES_UNTIL_CUT: Final = 5
 """A worker that does not even reply any more will not finish its answers either: they are cut, visibly."""
-RENEW_S: Final = 1.0
-"""How long a fresh channel may take to find a worker that serves, before another one is tried."""
-LONGEST_CALL_S: Final = 600.0
-"""What a channel that was changed for a fresh one is left for the calls that run on it."""
-
-# Text, because gRPC's classes take parameters only in its stubs.
-_Request: TypeAlias = worker_pb2.WorkerServiceGenerateRequest
-_Response: TypeAlias = worker_pb2.WorkerServiceGenerateResponse
-Call: TypeAlias = "grpc.aio.UnaryStreamCall[_Request, _Response]"
 
 
 class Worker:
@@ -59,6 +49,7 @@ class Worker:
         """Why it does not serve, where that is known."""
         self.model: Model | None = None
         """As it described itself; None until it was reached."""
+        self.channel = WorkerChannel(address)
         self.breaker = Breaker()
         self.retries = RetryBudget()
         self.pace = PaceMeter()
@@ -67,11 +58,8 @@ class Worker:
         """Calls on nobody's behalf: they begin where there is room, and end where an answer needs it."""
         self._price = price
         self._capabilities = capabilities
-        self._channel = channels.channel(address, health_service=HEALTH_SERVICE)
-        self.stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
         self._misses = 0
         self._slots = 1
-        self._leaving: set[asyncio.Task[None]] = set()
 
     @property
     def idle(self) -> bool:
@@ -88,45 +76,15 @@ class Worker:
     async def probe(self) -> None:
         """Asks the worker to describe itself; afterwards `serving` and `model` are up to date."""
         try:
-            description = await self.stub.DescribeModel(
-                worker_pb2.DescribeModelRequest(), timeout=PROBE_TIMEOUT_S
-            )
+            description = await self.channel.describe(PROBE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             self._missed(frozen=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
         else:
             self._described(description)
 
-    async def follow(self) -> None:
-        """Changes to a fresh channel, which looks the name up, whenever this one knows nobody who serves.
-
-        gRPC looks a name up again when a connection ends, not when its server says that it drains: a channel
-        that knows draining servers alone would refuse calls until they have gone, though others are there.
-        """
-        while True:
-            await _failing(self._channel)
-            await self._renew()
-
-    async def _renew(self) -> None:
-        fresh = channels.channel(self.address, health_service=HEALTH_SERVICE)
-        try:
-            await asyncio.wait_for(fresh.channel_ready(), RENEW_S)
-        except TimeoutError:
-            await fresh.close()
-            return
-        except asyncio.CancelledError:
-            await fresh.close()
-            raise
-        old, self._channel = self._channel, fresh
-        self.stub = worker_pb2_grpc.WorkerServiceStub(fresh)
-        leaving = asyncio.create_task(old.close(LONGEST_CALL_S))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
-
     async def close(self) -> None:
-        """Closes the channels."""
-        for leaving in self._leaving:
-            leaving.cancel()
-        await self._channel.close()
+        """Closes the channel."""
+        await self.channel.close()
 
     def _described(self, description: worker_pb2.DescribeModelResponse) -> None:
         price = self._price or _price(description)
@@ -209,7 +167,6 @@ class Workers:
     async def start(self, wait_s: float) -> None:
         """Begins to watch, and returns when every worker serves or the time is up."""
         self._watches = [asyncio.create_task(self._watch(worker)) for worker in self]
-        self._watches += [asyncio.create_task(worker.follow()) for worker in self]
         waiting = asyncio.create_task(self._all_serve.wait())
         await asyncio.wait({waiting}, timeout=wait_s)
         waiting.cancel()
@@ -242,14 +199,6 @@ class Workers:
         models = tuple(worker.model for worker in self if worker.model is not None)
         dearest = max(models, key=lambda model: (model.price.output_nanousd, model.price.input_nanousd))
         return Pool(models, self._reference or dearest.name)
-
-
-async def _failing(channel: grpc.aio.Channel) -> None:
-    """Returns when the channel has nobody to send a call to."""
-    state = channel.get_state(try_to_connect=True)
-    while state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-        await channel.wait_for_state_change(state)
-        state = channel.get_state(try_to_connect=True)
 
 
 def _configured(config: ModelConfig) -> Price | None:

@@ -24,7 +24,8 @@ from headgate.gateway import shadow
 from headgate.gateway.admission import Caller
 from headgate.gateway.records import Recorder
 from headgate.gateway.shadow import Answered, Places, Shadow, draw_key, drawn
-from headgate.gateway.workers import HEALTH_SERVICE, Worker, Workers
+from headgate.gateway.worker_channel import HEALTH_SERVICE
+from headgate.gateway.workers import Worker, Workers
 from headgate.router.types import Decision, Reason
 from headgate.v1 import types_pb2, worker_pb2, worker_pb2_grpc
 from tests.integration.gateway_rig import eventually
@@ -369,7 +370,9 @@ async def test_a_sample_that_waits_too_long_is_late(house: House, monkeypatch: p
 
 async def test_a_shadow_call_waits_while_answers_hold_half_of_the_slots(house: House, slots: int) -> None:
     large = house.workers["large"]
-    answers = [large.stub.Generate(worker_pb2.WorkerServiceGenerateRequest()) for _ in range(slots // 2)]
+    answers = [
+        large.channel.generate(worker_pb2.WorkerServiceGenerateRequest(), 30) for _ in range(slots // 2)
+    ]
     large.calls.update(answers)
     assert not large.idle
     one = house.shadow()
