@@ -256,7 +256,7 @@ def test_a_mutant_is_noticed(mutant: str) -> None:
 def test_the_rules_look_at_real_calls() -> None:
     """The walk itself must not come up empty: gateway, client and laptop stack call stubs."""
     callers = {name for name, tree in _trees() if any(Stubs(tree).methods(tree))}
-    assert {"gateway/calls.py", "gateway/workers.py", "client/aio.py", "client/sync.py"} <= {
+    assert {"gateway/worker_channel.py", "client/aio.py", "client/sync.py"} <= {
         name.removeprefix("services/headgate/") for name in callers
     }
     assert any(channels_made(tree) for name, tree in _trees() if name in FACTORIES)
