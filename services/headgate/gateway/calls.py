@@ -1,6 +1,6 @@
 """One call of a worker: what is read goes on to the caller or is held back, and the attempt is noted.
 
-Only this file calls workers.
+Only this file calls workers for a caller.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""The channel to a model's workers, changed for a fresh one when it knows nobody who serves.
+"""The channel to a model's workers, replaced by a fresh one when it knows nobody who serves.
 
 gRPC looks a name up again when a connection ends, not when its server says that it drains: a channel that
 knows draining workers alone would refuse calls until they have gone, though others are there. The first call
-or probe that it refuses has it changed, and is made again.
+or probe that it refuses has it replaced, and is made again: no worker has seen it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeAlias
@@ -21,13 +22,11 @@ from headgate.v1 import worker_pb2, worker_pb2_grpc
 
 HEALTH_SERVICE: Final = "headgate.v1.WorkerService"
 RENEW_S: Final = 1.0
-"""How long a fresh channel may take to find a worker that serves."""
-PAUSE_S: Final = 0.5
-"""Between fresh channels that found nobody; calls that reach nobody fail at once meanwhile."""
+"""How long a fresh channel may look for a worker that serves. Calls wait until it has tried all once."""
 LONGEST_CALL_S: Final = 600.0
-"""What a channel that was changed for a fresh one is left for the calls that run on it."""
-_DRAINS: Final = "backend unhealthy"
-"""The channel's own words for a server that serves nothing."""
+"""What a channel that was replaced is left for the calls that run on it."""
+_REFUSES: Final = "connections to all backends failing"
+"""A channel's own words where it has nobody to send a call to."""
 
 # Text, because gRPC's classes take parameters only in its stubs.
 _Request: TypeAlias = worker_pb2.WorkerServiceGenerateRequest
@@ -41,21 +40,22 @@ class WorkerChannel:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._renewing: asyncio.Task[None] | None = None
-        self._again_at = 0.0
+        self._search: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()
+        """Whether the search has found somebody, or nobody at its first attempt."""
+        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
         self._leaving: set[asyncio.Task[None]] = set()
         self._use(channels.channel(address, health_service=HEALTH_SERVICE))
 
     async def describe(self, timeout_s: float) -> worker_pb2.DescribeModelResponse:
-        """What a worker says of itself. Raises AioRpcError, once a fresh channel finds nobody either."""
-        request, used = worker_pb2.DescribeModelRequest(), self.used
+        """What a worker says of itself. Raises AioRpcError."""
+        request, refusing, end = worker_pb2.DescribeModelRequest(), self.current, time.monotonic() + timeout_s
         try:
             return await self._stub.DescribeModel(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError:
-            failing = used.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
-            if not (failing and await self.changed(used)):
+        except grpc.aio.AioRpcError as error:
+            if not await self.replaced(error, refusing, end):
                 raise
-        return await self._stub.DescribeModel(request, timeout=timeout_s)
+        return await self._stub.DescribeModel(request, timeout=_left_s(end))
 
     def generate(
         self, request: worker_pb2.WorkerServiceGenerateRequest, timeout_s: float, metadata: _Metadata = None
@@ -64,72 +64,78 @@ class WorkerChannel:
         end = time.monotonic() + timeout_s
 
         def begin() -> _Generating:
-            left_s = max(0.0, end - time.monotonic())
-            begun: _Generating = self._stub.Generate(request, timeout=left_s, metadata=metadata)
+            begun: _Generating = self._stub.Generate(request, timeout=_left_s(end), metadata=metadata)
             return begun
 
-        return Call(self, begin)
+        call = Call(self, begin, end)
+        self._calls.add(call)
+        return call
 
-    async def changed(self, used: grpc.aio.Channel) -> bool:
-        """Whether another channel is in use than this one; looks for one where it is not.
+    async def replaced(self, error: grpc.aio.AioRpcError, refusing: grpc.aio.Channel, end: float) -> bool:
+        """Whether a call failed because this channel refused it, and another one is there instead by now.
 
-        That takes `RENEW_S` at most.
+        Looks for one until `end`, an instant of `time.monotonic`, but no longer than until nobody was found.
         """
-        if used is self.used and time.monotonic() >= self._again_at:
-            if self._renewing is None or self._renewing.done():
-                self._renewing = asyncio.create_task(self._renew())
-            await asyncio.wait({self._renewing})
-        return used is not self.used
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or _REFUSES not in (error.details() or ""):
+            return False
+        if refusing is self.current:
+            if self._search is None or self._search.done():
+                self._tried = asyncio.Event()
+                self._search = asyncio.create_task(self._look(self._tried))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._tried.wait(), _left_s(end))
+        return refusing is not self.current
 
     async def close(self) -> None:
-        """Ends the connections and all calls."""
-        ending = [*self._leaving, *([self._renewing] if self._renewing else [])]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
-        await self.used.close()
+        """Ends all calls and the connections."""
+        if self._search is not None:
+            self._search.cancel()
+            await asyncio.wait({self._search})
+        for call in tuple(self._calls):
+            call.cancel()
+        await asyncio.gather(*self._leaving)
+        await self.current.close()
 
-    async def _renew(self) -> None:
-        fresh = channels.channel(self._address, health_service=HEALTH_SERVICE)
-        found = False
+    async def _look(self, tried: asyncio.Event) -> None:
+        fresh, old = channels.channel(self._address, health_service=HEALTH_SERVICE), self.current
         try:
             with suppress(TimeoutError):
-                found = await asyncio.wait_for(_found(fresh), RENEW_S)
+                await asyncio.wait_for(_ready(fresh, tried), RENEW_S)
+                self._use(fresh)
         finally:
-            if not found:
-                self._again_at = time.monotonic() + PAUSE_S
-                await fresh.close()
-        if found:
-            leaving = asyncio.create_task(self.used.close(LONGEST_CALL_S))
+            closing = old.close(LONGEST_CALL_S) if self.current is fresh else fresh.close()
+            leaving = asyncio.create_task(closing)
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
-            self._use(fresh)
+            tried.set()
 
     def _use(self, channel: grpc.aio.Channel) -> None:
-        self.used = channel
+        self.current = channel
         self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
 
 
 class Call:
     """An answer that a worker writes; `read` and `cancel` are those of gRPC's own calls."""
 
-    def __init__(self, channel: WorkerChannel, begin: Callable[[], _Generating]) -> None:
-        self._channel, self._begin = channel, begin
-        self._used, self._call = channel.used, begin()
-        self._over = False
+    def __init__(self, channel: WorkerChannel, begin: Callable[[], _Generating], end: float) -> None:
+        self._channel, self._begin, self._end = channel, begin, end
+        self._used, self._call = channel.current, begin()
+        self._seen = self._over = False
 
     async def read(self) -> object:
         """The next chunk, or EOF. Raises AioRpcError, and CancelledError after `cancel`."""
         try:
-            return await self._call.read()
+            chunk = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            # Where workers are gone, another model answers sooner than a fresh channel may find one.
-            if not (_drains(error) and await self._channel.changed(self._used)):
+            again = not self._seen and await self._channel.replaced(error, self._used, self._end)
+            if self._over:
+                raise asyncio.CancelledError from None
+            if not again:
                 raise
-        if self._over:
-            raise asyncio.CancelledError
-        self._used, self._call = self._channel.used, self._begin()
-        return await self._call.read()
+            self._used, self._call = self._channel.current, self._begin()
+            chunk = await self._call.read()
+        self._seen = True
+        return chunk
 
     def cancel(self) -> None:
         """Ends the call; harmless after its end."""
@@ -137,14 +143,14 @@ class Call:
         self._call.cancel()
 
 
-def _drains(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a call failed in its channel, where all drain: no worker has seen it."""
-    return error.code() is grpc.StatusCode.UNAVAILABLE and _DRAINS in (error.details() or "")
+def _left_s(end: float) -> float:
+    return max(0.0, end - time.monotonic())
 
 
-async def _found(channel: grpc.aio.Channel) -> bool:
-    """Whether the channel knows somebody who serves, once it can tell."""
+async def _ready(channel: grpc.aio.Channel, tried: asyncio.Event) -> None:
+    """Returns when the channel knows somebody who serves; `tried` is set where it does not at first."""
     states = grpc.ChannelConnectivity
-    while (state := channel.get_state(try_to_connect=True)) not in (states.READY, states.TRANSIENT_FAILURE):
+    while (state := channel.get_state(try_to_connect=True)) is not states.READY:
+        if state is states.TRANSIENT_FAILURE:
+            tried.set()
         await channel.wait_for_state_change(state)
-    return state is states.READY
