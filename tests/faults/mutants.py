@@ -173,7 +173,7 @@ MUTANTS = (
     ),
     Mutant(
         "the deadline of a worker's call is removed",
-        {"gateway/worker_channel.py": {"timeout=left_s, metadata": "timeout=None, metadata"}},
+        {"gateway/worker_channel.py": {"timeout=_left_s(end), metadata": "timeout=None, metadata"}},
         "test_deadlines.py::test_each_hop_has_less_time_than_the_one_before",
         "'<' not supported between instances of 'int' and 'NoneType'",
     ),
