@@ -192,7 +192,8 @@ def test_a_pod_that_dies_costs_what_was_on_its_way(cluster: Cluster, workload: s
     cluster.start(workload, f"{gone}-again")
     cluster.until_ready(f"{gone}-again")
     failed = difference(before, goes_on(cluster))["failed"]
-    assert not [one for one in failed if one.startswith("job")]
+    jobs = [one for one in failed if one.startswith("job")]
+    assert not jobs, "\n".join([*cluster.events, *failed[:20]])
     assert len(failed) <= (CALLS if workload in ("gateway", "worker-small", "worker-large") else 0), failed
 
 

@@ -2,7 +2,7 @@
 
 gRPC looks a name up again when a connection ends, not when its server says that it drains: a channel that
 knows draining gateways alone would fail every call until they have gone, though others are there. So a call
-that finds the channel so waits, for a second at most, until a fresh one has found a gateway that serves, and
+that finds the channel so waits, at most two seconds, until a fresh one has found a gateway that serves, and
 one that meets the very moment at which the last of them begins to drain is made again.
 """
 
@@ -20,8 +20,11 @@ import grpc.aio
 from headgate.client.channel import MAX_TIMEOUT_S, Connection
 from headgate.v1 import jobs_pb2_grpc, router_pb2_grpc
 
-RENEW_S = 1.0
-"""How long a fresh channel may take. Where it finds nobody, calls fail at once for as long again."""
+RENEW_S = 2.0
+"""How long a fresh channel may take: name, connection, TLS and health, far away or on a busy machine.
+
+Where it finds nobody, calls fail at once for as long again.
+"""
 _LOOK_S = 0.005
 _STATES = {state.value[0]: state for state in grpc.ChannelConnectivity}
 _FAILING = grpc.ChannelConnectivity.TRANSIENT_FAILURE
@@ -52,7 +55,7 @@ class Link:
     def settle(self, within_s: float = RENEW_S) -> float:
         """Before a call begins: waits until the channel has somebody to send it to, or nobody was found.
 
-        That takes a second and `within_s` at most. What is left of `within_s`, in seconds.
+        That takes `RENEW_S` and `within_s` at most. What is left of `within_s`, in seconds.
         """
         began = time.monotonic()
         if self._failing() and self._lock.acquire(timeout=max(0.0, min(RENEW_S, within_s))):
