@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeAlias
@@ -43,7 +42,6 @@ class WorkerChannel:
         self._search: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         """Whether the search has found somebody, or nobody at its first attempt."""
-        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
         self._leaving: set[asyncio.Task[None]] = set()
         self._use(channels.channel(address, health_service=HEALTH_SERVICE))
 
@@ -67,9 +65,7 @@ class WorkerChannel:
             begun: _Generating = self._stub.Generate(request, timeout=_left_s(end), metadata=metadata)
             return begun
 
-        call = Call(self, begin, end)
-        self._calls.add(call)
-        return call
+        return Call(self, begin, end)
 
     async def replaced(self, error: grpc.aio.AioRpcError, refusing: grpc.aio.Channel, end: float) -> bool:
         """Whether a call failed because this channel refused it, and another one is there instead by now.
@@ -87,12 +83,10 @@ class WorkerChannel:
         return refusing is not self.current
 
     async def close(self) -> None:
-        """Ends all calls and the connections."""
+        """Ends the connections, once calls on replaced channels have ended: cancel them before."""
         if self._search is not None:
             self._search.cancel()
             await asyncio.wait({self._search})
-        for call in tuple(self._calls):
-            call.cancel()
         await asyncio.gather(*self._leaving)
         await self.current.close()
 
@@ -132,7 +126,7 @@ class Call:
                 raise asyncio.CancelledError from None
             if not again:
                 raise
-            self._used, self._call = self._channel.current, self._begin()
+            self._call = self._begin()
             chunk = await self._call.read()
         self._seen = True
         return chunk

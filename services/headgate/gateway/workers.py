@@ -83,7 +83,9 @@ class Worker:
             self._described(description)
 
     async def close(self) -> None:
-        """Closes the channel."""
+        """Ends all calls, then the channel."""
+        for call in (*self.calls, *self.shadows):
+            call.cancel()
         await self.channel.close()
 
     def _described(self, description: worker_pb2.DescribeModelResponse) -> None:

@@ -15,6 +15,7 @@ from headgate.adapters import channels
 from headgate.adapters.health import HealthServicer
 from headgate.gateway import worker_channel
 from headgate.gateway.worker_channel import WorkerChannel
+from headgate.gateway.workers import Worker
 from headgate.v1 import worker_pb2, worker_pb2_grpc
 from tests.integration.gateway_rig import eventually
 
@@ -64,7 +65,7 @@ class Name:
     def __init__(self) -> None:
         self.old, self.new = Peer(), Peer()
         self.channels = 0
-        """Looked it up."""
+        """How many have looked it up."""
         self._known = ""
 
     async def start(self, monkeypatch: pytest.MonkeyPatch) -> WorkerChannel:
@@ -154,14 +155,18 @@ async def test_what_the_old_one_is_answering_comes_to_its_end(name: Name, channe
     assert await answer.read() is grpc.aio.EOF
 
 
-async def test_to_close_ends_it(name: Name, channel: WorkerChannel) -> None:
-    answer = channel.generate(Request(), 30)
+@pytest.mark.parametrize("kind", ["calls", "shadows"])
+async def test_to_close_a_worker_ends_it(name: Name, channel: WorkerChannel, kind: str) -> None:
+    worker = Worker("small", "worker-small:7080", None)
+    await worker.channel.describe(30)
+    answer = worker.channel.generate(Request(), 60)
+    getattr(worker, kind).add(answer)
     await answer.read()
     await name.replace()
-    await _until_noticed(channel)
-    await channel.describe(30)
+    await _until_noticed(worker.channel)
+    await worker.channel.describe(30)
     async with asyncio.timeout(10):
-        await channel.close()
+        await worker.close()
         with pytest.raises(asyncio.CancelledError):
             await answer.read()
 
